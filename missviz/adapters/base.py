@@ -1,0 +1,215 @@
+"""The one idea of missviz: a `Method` bound to a linear layer is an `Adapter`, and that is an `Update`.
+
+Symbols, here and everywhere: d = out_features, k = in_features, r = rank; the frozen weight is
+W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW) x + b.
+"""
+
+import abc
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.randomness import generator_for
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def apply_linear(
+    x: Float[Tensor, "*batch in_"],
+    weight: Float[Tensor, "*member out in_"],
+    bias: Float[Tensor, "*member out"] | None = None,
+) -> Float[Tensor, "*batch out"]:
+    """y = W x + b; with a leading member dimension on W and b, member e maps x[e] of shape (n, in).
+
+    The member dimension is how an ensemble of adapters runs as one (`missviz.experiments`).
+    """
+    if weight.dim() == 2:
+        return nn.functional.linear(x, weight, bias)
+    if bias is None:
+        return torch.matmul(x, weight.mT)
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
+
+
+class Update(abc.ABC):
+    """What can be said of ΔW without a live layer."""
+
+    @abc.abstractmethod
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        """ΔW = effective weight minus the original W₀, built in full from the paper's definition."""
+
+    def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]] | None:
+        """(left, right) with ΔW = left @ right, or None where ΔW is no product of thin factors."""
+        return None
+
+    def spectrum(self) -> Float[Tensor, "*member n"]:
+        """Singular values of ΔW in float64, all min(out, in) of them, largest first.
+
+        Exact: from QR of both factors and an SVD of the small core between them (cost
+        (d + k) r² instead of d k min(d, k)), or of ΔW itself where there are no factors.
+        """
+        thin = self.factors()
+        if thin is None:
+            return torch.linalg.svdvals(self.delta().detach().double())
+        left, right = (factor.detach().double() for factor in thin)
+        core = torch.linalg.qr(left).R @ torch.linalg.qr(right.mT).R.mT
+        values = torch.linalg.svdvals(core)
+        missing = min(left.shape[-2], right.shape[-1]) - values.shape[-1]
+        return nn.functional.pad(values, (0, missing))
+
+
+@dataclass(frozen=True)
+class Method(abc.ABC):
+    """Hyper-parameters of a fine-tuning method, and nothing else.
+
+    To add your own: a frozen dataclass with `name`, `num_parameters`, `rank_bound` and `adapter`,
+    and an `Adapter` subclass with its parameters and `delta` (or `factors`), and `correction`.
+    `missviz.testing.check_method` then holds it to the contract that every method here keeps.
+    """
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """Short and unique, as shown in tables and figures: "MiSS r=4"."""
+
+    @abc.abstractmethod
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        """How many numbers training may change on one layer of this shape."""
+
+    @abc.abstractmethod
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        """The largest rank that ΔW can have on a layer of this shape."""
+
+    @abc.abstractmethod
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "Adapter":
+        """The adapter on `base`, already frozen and checked; `on` is what users call."""
+
+    def check_shape(self, out_features: int, in_features: int) -> None:  # noqa: B027 (optional)
+        """Raise ValueError where the method does not fit a layer of this shape."""
+
+    def on(self, linear: nn.Linear, *, generator: torch.Generator | None = None) -> "Adapter":
+        """Bind the method to one layer; `linear` itself stays as it is.
+
+        Args:
+            linear: the layer with W₀ (out, in). Its tensors are shared, not copied.
+            generator: source of every random draw; None means a fresh one with a fixed seed, so
+                that two calls give the same adapter. The global RNG is never used.
+
+        Raises:
+            TypeError: `linear` is not an nn.Linear with floating-point weights.
+            ValueError: its weights are empty, or the method does not fit its shape.
+        """
+        if isinstance(linear, Adapter):
+            raise TypeError(
+                f"this layer already has an adapter ({linear.method.name}); "
+                "take `adapter.base`, or `missviz.merge` it first"
+            )
+        validation.linear_layer(linear)
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator={generator!r} is not a torch.Generator")
+        self.check_shape(linear.out_features, linear.in_features)
+        return self.adapter(share_frozen(linear), generator or generator_for("on"))
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Adapter(nn.Module, Update):
+    """A method at work on one layer: y = W₀ x + b + ΔW x, where only ΔW is trained.
+
+    A subclass adds its parameters, `factors` or `delta` (the definition), and `correction` (the
+    fast way to ΔW x). That the two agree is the first property that tests check.
+    """
+
+    stackable: ClassVar[bool] = False
+    """Whether the formulas hold with a leading member dimension on every tensor (see `ensemble`)."""
+
+    base: nn.Linear
+
+    def __init__(self, method: Method, base: nn.Linear) -> None:
+        super().__init__()
+        self.method = method
+        self.in_features = base.in_features
+        self.out_features = base.out_features
+        self.base = base
+
+    def parameter(self, values: Tensor) -> nn.Parameter:
+        """`values` as a trainable parameter with the dtype and device of W₀."""
+        return nn.Parameter(values.to(self.base.weight))
+
+    def zeros(self, *shape: int) -> nn.Parameter:
+        """A trainable parameter of zeros with the dtype and device of W₀."""
+        return nn.Parameter(self.base.weight.new_zeros(shape))
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        thin = self.factors()
+        if thin is None:
+            raise NotImplementedError(f"{type(self).__name__} defines neither factors() nor delta()")
+        left, right = thin
+        return left @ right
+
+    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        """ΔW x by the cheapest way there is; by default through ΔW itself."""
+        return x @ self.delta().mT
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch in_"],
+        base_output: Float[Tensor, "*batch out"] | None = None,
+    ) -> Float[Tensor, "*batch out"]:
+        """y = (W₀ + ΔW) x + b in the efficient form.
+
+        Args:
+            x: inputs, (..., in).
+            base_output: W₀ x + b, (..., out), where the caller has it already.
+        """
+        if base_output is None:
+            base_output = self.base(x)
+        return base_output + self.correction(x)
+
+    @property
+    def weight(self) -> Float[Tensor, "*member out in_"]:
+        """W₀ + ΔW, what merging gives; gradients flow to the adapter's parameters."""
+        return self.base.weight + self.delta()
+
+    @property
+    def bias(self) -> Float[Tensor, "*member out"] | None:
+        """The layer's bias, or None."""
+        return self.base.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.method.name}, in_features={self.in_features}, out_features={self.out_features}"
+
+
+def share_frozen(module: ModuleT) -> ModuleT:
+    """A copy of `module` that shares its parameters' memory and cannot train them.
+
+    Adapters inside keep their trainable parameters, as copies of their own.
+    """
+    trained = {
+        id(parameter)
+        for adapter in module.modules()
+        if isinstance(adapter, Adapter)
+        for parameter in adapter.parameters()
+        if parameter.requires_grad
+    }
+    memo: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in module.parameters()
+        if id(parameter) not in trained
+    }
+    shared = copy.deepcopy(module, memo)
+    for part in shared.modules():
+        part.register_load_state_dict_pre_hook(_own_memory)
+    return shared
+
+
+def _own_memory(module: nn.Module, *_: object) -> None:
+    # load_state_dict writes into existing tensors; without this it would change the model that
+    # the tensors are shared with.
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.clone()

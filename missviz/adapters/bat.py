@@ -1,0 +1,153 @@
+"""Bat, block affine transformation: every block of the update is made from that block of W₀."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.shards import shard_sums
+
+
+@dataclass(frozen=True)
+class Bat(Method):
+    """Cut W₀ into b × b blocks W_oi (o: output block, i: input block). Three methods are called Bat:
+
+        side="right", index="output"   ΔW_oi = W_oi D_o + D_o   D is (d/b) × b × b   PEFT's "bat"
+        side="right", index="input"    ΔW_oi = W_oi D_i + D_i   D is (k/b) × b × b   RWKV-PEFT
+        side="left",  index="output"   ΔW_oi = D_o W_oi + D_o   D is (d/b) × b × b   flashbat
+
+    They are different functions. Each is exactly linear in D ("nonlinear" is about W₀, not D), can
+    reach full rank at any b, and is tiled MiSS where W₀ = 0. D = 0 at first.
+
+    The last two have exact fast forms that build no ΔW (S = sum of the input blocks x_i):
+
+        input:  y = W₀ (x + blockdiag(D) x) + b + tile(Σ_i D_i x_i)
+        left:   y = y₀ + blockdiag(D) (W₀ x) + D_o S  in output block o, with y₀ = W₀ x + b
+
+    Args:
+        block_size: b, PEFT's `r` (no rank); must divide out_features and in_features.
+        side: the side from which D multiplies a block of W₀.
+        index: whether D has one block per "output" block or per "input" block.
+
+    flashbat keeps weights in × out, so its D is the transpose of ours.
+    Source: `get_delta_weight` in `peft/tuners/miss/layer.py`; RWKV-PEFT `rwkvLinear.py`;
+    `flashbat/blaff.py` in the authors' repository. The MiSS paper (v12) has no Bat section.
+    """
+
+    block_size: int
+    side: Literal["right", "left"] = "right"
+    index: Literal["output", "input"] = "output"
+
+    def __post_init__(self) -> None:
+        size = validation.positive_int("block_size", self.block_size)
+        object.__setattr__(self, "block_size", size)
+        validation.one_of("side", self.side, ("right", "left"))
+        validation.one_of("index", self.index, ("output", "input"))
+        if self.side == "left" and self.index == "input":
+            raise ValueError('side="left" exists with index="output" only; got index="input"')
+
+    @property
+    def name(self) -> str:
+        variant = " left" if self.side == "left" else " input" if self.index == "input" else ""
+        return f"Bat{variant} b={self.block_size}"
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.block_size * (in_features if self.index == "input" else out_features)
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(out_features, in_features)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        validation.divides("block_size", self.block_size, "out_features", out_features)
+        validation.divides("block_size", self.block_size, "in_features", in_features)
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "BatAdapter":
+        if self.side == "left":
+            return LeftBatAdapter(self, base)
+        return InputBatAdapter(self, base) if self.index == "input" else OutputBatAdapter(self, base)
+
+
+class BatAdapter(Adapter):
+    """D (blocks × b × b). Subclasses say how it meets W₀; here is what they share."""
+
+    stackable = True
+    method: Bat
+
+    def __init__(self, method: Bat, base: nn.Linear) -> None:
+        super().__init__(method, base)
+        features = self.in_features if method.index == "input" else self.out_features
+        self.D = self.zeros(features // method.block_size, method.block_size, method.block_size)
+
+    def blocks(self) -> Float[Tensor, "*member O b I b"]:
+        """W₀ cut into blocks: [o, a, i, c] is entry (a, c) of W_oi."""
+        b = self.method.block_size
+        return self.base.weight.unflatten(-1, (-1, b)).unflatten(-3, (-1, b))
+
+    def block_products(self, z: Float[Tensor, "*batch n b"]) -> Float[Tensor, "*batch nb"]:
+        """blockdiag(D) z: D_n z_n for each block n."""
+        if self.D.dim() == 3:
+            return torch.einsum("nac,...nc->...na", self.D, z).flatten(-2)
+        return torch.einsum("mnac,m...nc->m...na", self.D, z).flatten(-2)
+
+
+class OutputBatAdapter(BatAdapter):
+    """ΔW_oi = W_oi D_o + D_o. Each output block sees its own mixture of x, so ΔW is built."""
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        products = torch.einsum("...oaic,...oce->...oaie", self.blocks(), self.D)
+        return (products + self.D.unsqueeze(-2)).flatten(-2).flatten(-3, -2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch in_"],
+        base_output: Float[Tensor, "*batch out"] | None = None,
+    ) -> Float[Tensor, "*batch out"]:
+        if base_output is None:
+            return apply_linear(x, self.weight, self.bias)
+        return base_output + x @ self.delta().mT
+
+
+class InputBatAdapter(BatAdapter):
+    """ΔW_oi = W_oi D_i + D_i, so ΔW x = W₀ z + tile(Σ_i z_i) with z_i = D_i x_i."""
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        products = torch.einsum("...oaic,...ice->...oaie", self.blocks(), self.D)
+        return (products + self.D.transpose(-3, -2).unsqueeze(-4)).flatten(-2).flatten(-3, -2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch in_"],
+        base_output: Float[Tensor, "*batch out"] | None = None,
+    ) -> Float[Tensor, "*batch out"]:
+        z = self.block_products(x.unflatten(-1, (-1, self.method.block_size)))
+        total = shard_sums(z, self.method.block_size, "tiled")
+        tile = total.repeat(*[1] * (x.dim() - 1), self.out_features // self.method.block_size)
+        if base_output is None:
+            return self.base(x + z) + tile
+        return base_output + z @ self.base.weight.mT + tile
+
+
+class LeftBatAdapter(BatAdapter):
+    """ΔW_oi = D_o W_oi + D_o, so (ΔW x)_o = D_o ((W₀ x)_o + S) with S = Σ_i x_i."""
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        products = torch.einsum("...oac,...ocie->...oaie", self.D, self.blocks())
+        return (products + self.D.unsqueeze(-2)).flatten(-2).flatten(-3, -2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch in_"],
+        base_output: Float[Tensor, "*batch out"] | None = None,
+    ) -> Float[Tensor, "*batch out"]:
+        if base_output is None:
+            base_output = self.base(x)
+        b = self.method.block_size
+        product = base_output
+        if self.bias is not None:
+            product = base_output - (self.bias if self.D.dim() == 3 else self.bias.unsqueeze(-2))
+        met = product.unflatten(-1, (-1, b)) + shard_sums(x, b, "tiled").unsqueeze(-2)
+        return base_output + self.block_products(met)

@@ -1,0 +1,114 @@
+"""LoRA: ΔW is a product of two thin matrices (LoRA Eq. 3; MiSS Eq. 1)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+from missviz.randomness import normal, uniform
+
+
+@dataclass(frozen=True)
+class LoRA(Method):
+    """ΔW = s · B A with B (d × r) = 0 and A (r × k) random at first; s = α / r.
+
+    Args:
+        rank: r, at most min(out, in): beyond it parameters grow and reach does not.
+        alpha: α in the scaling s; None means α = r, so that s = 1 (√r with `rslora`).
+        rslora: rank-stabilised scaling, s = α / √r.
+        init: A's entries at first. "kaiming" is U(−1/√k, 1/√k), PEFT's default;
+            "gaussian" is N(0, 1/r²), PEFT's `init_lora_weights="gaussian"`.
+        freeze_a: keep A as drawn and train only B. This is LoRA-FA; ΔW is then linear in B.
+
+    Source: LoRA Eq. 3; `peft/tuners/lora/layer.py`.
+    """
+
+    rank: int
+    alpha: float | None = None
+    rslora: bool = False
+    init: Literal["kaiming", "gaussian"] = "kaiming"
+    freeze_a: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+        validation.boolean("rslora", self.rslora)
+        validation.one_of("init", self.init, ("kaiming", "gaussian"))
+        validation.boolean("freeze_a", self.freeze_a)
+
+    @property
+    def family(self) -> str:
+        return ("rs" if self.rslora else "") + "LoRA" + ("-FA" if self.freeze_a else "")
+
+    @property
+    def name(self) -> str:
+        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
+        init = "" if self.init == "kaiming" else f" {self.init}"
+        return f"{self.family} r={self.rank}{alpha}{init}"
+
+    @property
+    def scaling(self) -> float:
+        """s = α / r, or α / √r with `rslora`."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.rank * (out_features + (0 if self.freeze_a else in_features))
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(self.rank, out_features, in_features)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        validation.at_most(
+            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
+        )
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "LoRAAdapter":
+        return LoRAAdapter(self, base, generator)
+
+
+@dataclass(frozen=True)
+class BigLoRA(LoRA):
+    """LoRA at rank 1024 ("BigLoRA" in DiSHA, arXiv 2409.15371v6, §9.1).
+
+    The only LoRA here that may have more rank than the layer: on such a layer ΔW reaches
+    everything, with more parameters than full fine-tuning.
+    """
+
+    rank: int = 1024
+
+    @property
+    def family(self) -> str:
+        return "Big" + super().family
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        pass
+
+
+class LoRAAdapter(Adapter):
+    """A (r × k) and B (d × r)."""
+
+    stackable = True
+    method: LoRA
+
+    def __init__(self, method: LoRA, base: nn.Linear, generator: torch.Generator) -> None:
+        super().__init__(method, base)
+        shape = (method.rank, self.in_features)
+        if method.init == "kaiming":
+            drawn = uniform(shape, 1 / math.sqrt(self.in_features), generator)
+        else:
+            drawn = normal(shape, 1 / method.rank, generator)
+        self.A = self.parameter(drawn).requires_grad_(not method.freeze_a)
+        self.B = self.zeros(self.out_features, method.rank)
+
+    def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
+        return self.method.scaling * self.B, self.A
+
+    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        return (x @ self.A.mT * self.method.scaling) @ self.B.mT

@@ -1,0 +1,59 @@
+"""Shards: which entry of a small D stands at each place of a large dimension, and its two uses.
+
+A dimension of `size` places is served by `count` entries. Two layouts say which entry serves which
+place (0-based):
+
+    tiled   0 1 2 0 1 2 0 1     place j holds entry j mod count            (MiSS Eq. 4, PEFT)
+    block   0 0 0 1 1 1 2 2     contiguous blocks, sizes as in array_split (MiSS Eq. 2-3)
+
+Both are `shard_owner`. With the 0/1 matrix S[e, j] = 1 iff owner(j) = e, `shard_sums` is x Sᵀ and
+`spread` is z S; neither builds S. The two layouts differ by a fixed permutation of the places.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+Layout = Literal["tiled", "block"]
+LAYOUTS: tuple[str, ...] = ("tiled", "block")
+
+
+def shard_owner(size: int, count: int, layout: str, device: torch.device) -> Int[Tensor, " size"]:
+    """The entry, 0 … count − 1, that serves each of `size` places."""
+    places = torch.arange(size, device=device)
+    if layout == "tiled":
+        return places % count
+    longer, floor = size % count, size // count
+    split = longer * (floor + 1)
+    return torch.where(places < split, places // (floor + 1), longer + (places - split) // floor)
+
+
+def shard_matrix(size: int, count: int, layout: str, like: Tensor) -> Float[Tensor, "count size"]:
+    """S with S[e, j] = 1 iff entry e serves place j; S Sᵀ = diag(places that each entry serves)."""
+    owner = shard_owner(size, count, layout, like.device)
+    return (owner == torch.arange(count, device=like.device).unsqueeze(-1)).to(like.dtype)
+
+
+def shard_sums(
+    x: Float[Tensor, "*batch size"], count: int, layout: str
+) -> Float[Tensor, "*batch count"]:
+    """Sum of the places that each entry serves: x Sᵀ, without a copy of x (MiSS Eq. 5)."""
+    size = x.shape[-1]
+    if layout == "tiled":
+        blocks, rest = divmod(size, count)
+        sums = x[..., : size - rest].unflatten(-1, (blocks, count)).sum(-2)
+        return sums + pad(x[..., size - rest :], (0, count - rest)) if rest else sums
+    floor, longer = divmod(size, count)
+    split = longer * (floor + 1)
+    shorter = x[..., split:].unflatten(-1, (count - longer, floor)).sum(-1)
+    if not longer:
+        return shorter
+    return torch.cat([x[..., :split].unflatten(-1, (longer, floor + 1)).sum(-1), shorter], -1)
+
+
+def spread(z: Float[Tensor, "*batch count"], size: int, layout: str) -> Float[Tensor, "*batch size"]:
+    """Each place gets its entry's value: z S, the transpose of `shard_sums`."""
+    return z.index_select(-1, shard_owner(size, z.shape[-1], layout, z.device))

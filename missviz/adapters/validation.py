@@ -1,0 +1,82 @@
+"""Checks on what a user passes in: one clear sentence that names the argument and what it was."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` as a plain int >= 1. Raises TypeError (not an integer) or ValueError (below 1)."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r} is not an integer; give a whole number, such as 4")
+    if value < 1:
+        raise ValueError(f"{name}={value} is not positive; the smallest is 1")
+    return int(value)
+
+
+def positive_float(name: str, value: Any) -> float:
+    """`value` as a finite float > 0. Raises TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is not a number; give one such as 1.0")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}={value} is not a positive finite number")
+    return float(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """`value` if it is True or False; else TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r} is not True or False")
+    return value
+
+
+def one_of(name: str, value: Any, valid: tuple[str, ...]) -> str:
+    """`value` if it is among `valid`; else ValueError that lists them."""
+    if value not in valid:
+        raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, valid))}")
+    return str(value)
+
+
+def at_most(name: str, value: int, limit_name: str, limit: int) -> None:
+    """ValueError where `value` exceeds `limit`, naming both."""
+    if value > limit:
+        raise ValueError(f"{name}={value} exceeds {limit_name}={limit}; the largest is {limit}")
+
+
+def divides(name: str, value: int, size_name: str, size: int) -> None:
+    """ValueError where `value` does not divide `size`, with the nearest values that do."""
+    if size % value == 0:
+        return
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    below = [n for n in divisors if n < value][-1:]
+    above = [n for n in divisors if n > value][:1]
+    nearest = ", ".join(map(str, below + above))
+    raise ValueError(f"{name}={value} does not divide {size_name}={size}; nearest: {nearest}")
+
+
+def linear_layer(module: Any) -> None:
+    """Raise unless `module` is a linear layer with non-empty floating-point weights."""
+    if not isinstance(module, nn.Linear):
+        raise TypeError(
+            f"expected an nn.Linear, got {type(module).__name__}; adapters go on linear layers"
+        )
+    if is_lazy(module.weight):
+        raise ValueError("the linear layer has no weights yet; run one batch through the model")
+    if not module.weight.is_floating_point():
+        raise TypeError(
+            f"weights of dtype {module.weight.dtype} cannot be adapted; "
+            "use float64, float32, float16 or bfloat16"
+        )
+    if module.weight.numel() == 0:
+        raise ValueError(f"weight of shape {tuple(module.weight.shape)} is empty")
+
+
+def finite(name: str, values: torch.Tensor) -> None:
+    """ValueError where `values` hold NaN or infinity, with how many."""
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise ValueError(f"{name} has {bad} values that are NaN or infinite of {values.numel()}")

@@ -1,0 +1,1 @@
+"""WHAT IT LOOKS LIKE: tensors in, numbers and tidy tables out."""

@@ -1,0 +1,31 @@
+"""Singular values of an update."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from missviz.adapters import validation
+from missviz.adapters.base import Update
+
+
+def spectrum(
+    update: Update | Float[Tensor, "*batch out in_"],
+) -> Float[Tensor, "*batch n"]:
+    """Exact singular values of ΔW in float64, all min(out, in) of them, largest first.
+
+    Args:
+        update: an adapter (or any Update), whose factors are used where there are any, or ΔW
+            itself, (..., out, in).
+
+    Raises:
+        TypeError: neither of them.
+        ValueError: a tensor with fewer than two dimensions, or with NaN or infinite entries.
+    """
+    if isinstance(update, Update):
+        return update.spectrum()
+    if not isinstance(update, Tensor):
+        raise TypeError(f"expected an adapter or a tensor, got {type(update).__name__}")
+    if update.dim() < 2:
+        raise ValueError(f"expected ΔW of shape (..., out, in), got {tuple(update.shape)}")
+    validation.finite("ΔW", update)
+    return torch.linalg.svdvals(update.detach().double())
