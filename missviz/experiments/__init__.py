@@ -1,0 +1,8 @@
+"""WHAT TRAINING DOES: runs in, tidy tables out; many runs trained as one."""
+
+from missviz.experiments.ensemble import Ensemble, train
+from missviz.experiments.no_free_lunch import no_free_lunch
+from missviz.experiments.runs import Runs
+from missviz.experiments.timings import adapter_timings
+
+__all__ = ["Ensemble", "Runs", "adapter_timings", "no_free_lunch", "train"]

@@ -1,0 +1,216 @@
+"""Many small models trained as one: parameters stacked along a leading member dimension.
+
+A small model leaves a processor idle: each step is a few microseconds of arithmetic and hundreds
+of Python. Stacked, all members share the Python. Two engines compute the same thing:
+
+    "vmap"     torch.func.functional_call under vmap: any model, any method, the reader's too
+    "native"   batched matrix products, where the model and its adapters are written for them
+
+Members never meet: losses are summed over members only to start backward, and Adam is elementwise.
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters.base import Adapter, apply_linear
+
+Item = TypeVar("Item")
+ModelT = TypeVar("ModelT", bound=nn.Module)
+Engine = Literal["auto", "native", "vmap"]
+Split = tuple[Float[Tensor, "member n in_"], Float[Tensor, "member n out"]]
+
+
+LARGEST = 32
+"""Members per ensemble: beyond it the working set leaves the cache and nothing is won."""
+
+
+def never_alone(members: Sequence[Item]) -> list[Item]:
+    """A single member twice: a batch of one takes another matrix kernel, which rounds differently,
+    and a result would depend on its company."""
+    return list(members) * 2 if len(members) == 1 else list(members)
+
+
+class StackedLinear(nn.Module):
+    """Member e maps x[e] (n, in) with its own weight[e] (out, in) and bias[e] (out,)."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Float[Tensor, "member n in_"]) -> Float[Tensor, "member n out"]:
+        return apply_linear(x, self.weight, self.bias)
+
+
+class Ensemble:
+    """Models of one architecture, run and trained together.
+
+    Args:
+        models: the members; they are copied, not changed. Same modules, shapes and frozen parts.
+        engine: "auto" is "native" where the model class says `stackable = True` and so does every
+            adapter in it, else "vmap".
+
+    Raises ValueError where "native" is asked for and is not possible.
+    """
+
+    def __init__(self, models: Sequence[nn.Module], engine: Engine = "auto") -> None:
+        native = is_stackable(models[0])
+        if engine == "native" and not native:
+            raise ValueError('engine="native" needs a stackable model and adapters; use "vmap"')
+        self.size = len(models)
+        self.engine = "native" if native and engine != "vmap" else "vmap"
+        parameters, self.buffers = torch.func.stack_module_state(list(models))
+        self.parameters = {
+            name: nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+            for name, tensor in parameters.items()
+        }
+        self._model = models[0]
+        if self.engine == "native":
+            self._model = stacked_model(models[0], self.parameters | self.buffers)
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """The stacked parameters that training changes, each (member, ...)."""
+        return [tensor for tensor in self.parameters.values() if tensor.requires_grad]
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers per member."""
+        return sum(tensor[0].numel() for tensor in self.trained)
+
+    def frozen_part(self, x: Float[Tensor, "member n in_"]) -> Any:
+        """What does not change while training on x, for `__call__`; None where there is nothing."""
+        if self.engine == "native" and hasattr(self._model, "frozen_part"):
+            with torch.no_grad():
+                return self._model.frozen_part(x)
+        return None
+
+    def __call__(
+        self, x: Float[Tensor, "member n in_"], frozen: Any = None
+    ) -> Float[Tensor, "member n out"]:
+        if self.engine == "native":
+            prediction: Tensor = self._model(x) if frozen is None else self._model(x, frozen)
+            return prediction
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            prediction: Tensor = torch.func.functional_call(
+                self._model, (parameters, buffers), (x,)
+            )
+            return prediction
+
+        return torch.func.vmap(one)(self.parameters, self.buffers, x)
+
+    def member(self, index: int, like: ModelT) -> ModelT:
+        """A copy of `like` (one of the models passed in) with the present state of one member."""
+        single = copy.deepcopy(like)
+        state = {
+            name: tensor[index].detach().clone()
+            for name, tensor in (self.parameters | self.buffers).items()
+        }
+        single.load_state_dict(state)
+        return single
+
+
+def is_stackable(model: nn.Module) -> bool:
+    """Whether the "native" engine can run this model."""
+    return bool(getattr(model, "stackable", False)) and all(
+        module.stackable for module in model.modules() if isinstance(module, Adapter)
+    )
+
+
+def stacked_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of `model` that holds stacked tensors and batched linear layers."""
+    stacked = copy.deepcopy(model)
+    for parent in list(stacked.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, StackedLinear(child))
+    for path, tensor in tensors.items():
+        owner, _, leaf = path.rpartition(".")
+        setattr(stacked.get_submodule(owner), leaf, tensor)
+    return stacked
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run leaves behind."""
+
+    losses: dict[str, Float[np.ndarray, "member steps1"]]
+    """Per split, each member's loss after 0, 1, … steps."""
+    seconds: float
+
+
+def train(
+    ensemble: Ensemble,
+    splits: Mapping[str, Split],
+    learning_rates: Sequence[float],
+    steps: int,
+) -> Trained:
+    """Full-batch Adam on the mean squared error of `splits["train"]`; every split is evaluated
+    before the first step and after each one.
+
+    Args:
+        ensemble: trained in place.
+        splits: name → (x, y), each (member, n, features); "train" must be among them.
+        learning_rates: one per member, members of one rate side by side.
+        steps: optimiser steps.
+    """
+    frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
+    losses = {split: torch.empty(steps + 1, ensemble.size) for split in splits}
+    trained = ensemble.trained
+    optimiser, slices = _adam(trained, learning_rates)
+
+    def member_losses(split: str) -> Float[Tensor, " member"]:
+        x, y = splits[split]
+        return (ensemble(x, frozen[split]) - y).square().mean(dim=(-2, -1))
+
+    started = time.perf_counter()
+    for step in range(steps + 1):
+        with torch.no_grad():
+            for split in splits:
+                if split != "train":
+                    losses[split][step] = member_losses(split)
+        train_loss = member_losses("train")
+        losses["train"][step] = train_loss.detach()
+        if step == steps:
+            break
+        gradients = torch.autograd.grad(train_loss.sum(), trained)
+        for leaf, index, members in slices:
+            # Fused Adam on the CPU walks raw memory; a transposed gradient would be misread.
+            leaf.grad = gradients[index][members].contiguous()
+        optimiser.step()
+    return Trained(
+        {split: table.T.double().numpy() for split, table in losses.items()},
+        time.perf_counter() - started,
+    )
+
+
+def _adam(
+    trained: Sequence[Tensor], learning_rates: Sequence[float]
+) -> tuple[torch.optim.Adam, list[tuple[nn.Parameter, int, slice]]]:
+    """Adam with one parameter group per rate, and for each of its parameters whose slice it is.
+
+    Autograd sees each stacked tensor whole; the optimiser sees its slices by rate, in the same
+    memory.
+    """
+    groups: list[dict[str, Any]] = []
+    slices: list[tuple[nn.Parameter, int, slice]] = []
+    start = 0
+    for rate, same in itertools.groupby(learning_rates):
+        members = slice(start, start + len(list(same)))
+        start = members.stop
+        leaves = [nn.Parameter(tensor.detach()[members]) for tensor in trained]
+        groups.append({"params": leaves, "lr": rate})
+        slices += [(leaf, index, members) for index, leaf in enumerate(leaves)]
+    return torch.optim.Adam(groups, fused=True), slices

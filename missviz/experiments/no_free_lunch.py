@@ -1,0 +1,446 @@
+"""The "no free lunch" experiment of the MiSS paper (§3.1, Figure 2, Table 12), three ways.
+
+    published    the authors' public script, fact by fact: shared rate, second layer trained too
+    controlled   the same task, second layer frozen, each method's rate tuned on other seeds
+    teacher      a task that can be learnt: the teacher is the student's network with W₀ + M
+"""
+
+import copy
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from missviz import __version__
+from missviz.adapters import validation
+from missviz.adapters.attach import attach
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.full import FullFineTuning
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS
+from missviz.adapters.pissa import PiSSA
+from missviz.experiments.ensemble import LARGEST, Engine, Ensemble, never_alone, train
+from missviz.experiments.runs import Runs
+from missviz.experiments.tasks import (
+    PROTOCOLS,
+    TARGETS,
+    Protocol,
+    Target,
+    TwoLayerNet,
+    adapted_function,
+    base_models,
+    sample,
+    stack_splits,
+    teacher_function,
+)
+from missviz.experiments.timings import adapter_timings
+
+FIRST_SEED = 43
+"""Table 12's seed; n seeds are the n from here on."""
+
+ELEMENTWISE = "sin 2πx + 0.3 cos 3πx"
+GRID_RATIO = 10**0.5
+MOST_WIDENINGS = 4
+
+
+def default_methods() -> tuple[Method, ...]:
+    """Figure 2's methods at Table 12's ranks, as far as this version has them, full fine-tuning
+    with bias as in the script, and MiSS's control: a frozen orthogonal factor of equal gain √g."""
+    return (
+        FullFineTuning(bias=True),
+        LoRA(2),
+        PiSSA(2),
+        MiSS(4),
+        FixedFactor(4, "orthogonal", gain=4.0),
+    )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of work that is done, and kept, as a whole: one ensemble.
+
+    Plain settings only, so that it can be a key on disk and travel to another process.
+    """
+
+    protocol: Protocol
+    method: Method
+    members: tuple[tuple[int, float], ...]
+    """(seed, learning rate), those of one rate side by side."""
+    target_name: str
+    target: Target | None
+    dtype: torch.dtype
+    device: str
+    engine: Engine
+
+
+def run_chunk(chunk: Chunk) -> dict[str, Any]:
+    """Train one ensemble. Returns losses {split: (member, steps + 1)}, counts and seconds."""
+    device, protocol = torch.device(chunk.device), chunk.protocol
+    members = never_alone(chunk.members)
+    seeds = tuple(dict.fromkeys(seed for seed, _ in members))
+    base = dict(zip(seeds, base_models(seeds, chunk.dtype, device), strict=True))
+    tasks = {
+        seed: make_task(protocol, chunk.target_name, chunk.target, base[seed], seed)
+        for seed in seeds
+    }
+    started = time.perf_counter()
+    trainable = ("fc2",) if protocol.train_fc2 else ()
+    models = [
+        attach(base[seed], chunk.method, "fc1", seed=seed, trainable=trainable)
+        for seed, _ in members
+    ]
+    ensemble = Ensemble(models, chunk.engine)
+    init_seconds = time.perf_counter() - started
+    splits = stack_splits([tasks[seed] for seed, _ in members], chunk.dtype, device)
+    trained = train(ensemble, splits, [rate for _, rate in members], protocol.steps)
+    asked = len(chunk.members)
+    adapter = models[0].fc1
+    assert isinstance(adapter, Adapter)
+    return {
+        "losses": {split: losses[:asked] for split, losses in trained.losses.items()},
+        "num_parameters": ensemble.num_parameters,
+        "adapter_parameters": sum(p.numel() for p in adapter.parameters() if p.requires_grad),
+        "init_seconds": init_seconds / len(members),
+        "train_seconds": trained.seconds / len(members),
+        "engine": ensemble.engine,
+    }
+
+
+def make_task(
+    protocol: Protocol, target_name: str, target: Target | None, base: TwoLayerNet, seed: int
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The splits of one seed: only training targets carry noise, as in the published script."""
+    function: Callable[[torch.Tensor], torch.Tensor] = adapted_function
+    if target is not None:
+        function = teacher_function(base, target, seed, target_name)
+    return {
+        split: sample(
+            function, size, protocol.noise if split == "train" else 0.0, seed, split, "data"
+        )
+        for split, size in protocol.samples.items()
+    }
+
+
+def no_free_lunch(
+    methods: Sequence[Method] | None = None,
+    protocol: Literal["published", "controlled", "teacher"] = "published",
+    seeds: int | Iterable[int] = 10,
+    learning_rates: Sequence[float] | None = None,
+    *,
+    targets: Sequence[str] | Mapping[str, Target] | None = None,
+    tune_on: Literal["valid", "train"] = "valid",
+    tuning_seeds: Iterable[int] = range(1000, 1005),
+    steps: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    engine: Engine = "auto",
+    timings: bool = False,
+    cache: str | None = None,
+    progress: bool = False,
+) -> Runs:
+    """Adapt the first layer of a small network to a new task, with every method and seed.
+
+    The network (64-64-64, ReLU) first learns sin 2πx; each method then adapts fc1 by full-batch
+    Adam. A member's result depends on its seed, method and rate alone: not on the other members,
+    methods or their order. `published` trains fc2 as well, `controlled` and `teacher` freeze it.
+
+    Args:
+        methods: any Methods, your own too; None means `default_methods()`.
+        protocol: "published", "controlled" or "teacher"; see the module's docstring.
+        seeds: the seeds, or how many from 43 on.
+        learning_rates: published: every method runs at each of them (default 1e-3).
+            Otherwise the grid from which each method's rate is chosen, per target. The default
+            grid, half decades from 3e-4 to 3e-2, is widened while the best rate is on its edge;
+            a grid that you give is not. A best rate that stays on the edge is flagged
+            (`summary().rate_on_edge`) with a UserWarning.
+        targets: teacher only: names among "low rank", "periodic", "columns", "dense" (default:
+            all), or {name: function (W₀, generator) → M} for your own.
+        tune_on: the split whose lowest loss over the steps, averaged over `tuning_seeds`, chooses
+            the rate. "train" shows what tuning for memorisation does.
+        tuning_seeds: seeds for that choice; none may be among `seeds`.
+        steps: adaptation steps; None means the protocol's (100, 100, 200).
+        device: None means a GPU if there is one.
+        dtype: of models and data.
+        engine: "auto", "native" or "vmap" (`missviz.experiments.Ensemble`).
+        timings: also time one layer, as in Figure 2's third panel (some seconds).
+        cache: folder in which finished chunks are kept and found again.
+        progress: show a progress bar.
+
+    Returns:
+        Runs: `to_frame()`, `summary()`, `plot()`.
+
+    Raises:
+        TypeError, ValueError: naming the argument and what would be valid.
+    """
+    methods = _checked_methods(methods)
+    settings = _checked_protocol(protocol, steps)
+    report_seeds = _checked_seeds("seeds", seeds)
+    chosen_targets = _checked_targets(settings, targets)
+    grid = _checked_rates(settings, learning_rates)
+    tuning = _checked_seeds("tuning_seeds", tuning_seeds) if settings.tuned else ()
+    if shared := sorted(set(tuning) & set(report_seeds)):
+        raise ValueError(f"tuning_seeds share {shared} with seeds; rates are chosen on other seeds")
+    validation.one_of("tune_on", tune_on, ("valid", "train"))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    run = _kept(cache)
+
+    def train_members(method: Method, name: str, members: list[tuple[int, float]]) -> pd.DataFrame:
+        chunks = (
+            Chunk(
+                settings,
+                method,
+                tuple(members[start : start + LARGEST]),
+                name,
+                chosen_targets[name],
+                dtype,
+                str(device),
+                engine,
+            )
+            for start in range(0, len(members), LARGEST)
+        )
+        return pd.concat([_tidy(chunk, run(chunk)) for chunk in chunks], ignore_index=True)
+
+    frames, tuned, floors = [], [], []
+    with tqdm(
+        total=len(chosen_targets) * len(methods), desc=protocol, unit="method", disable=not progress
+    ) as bar:
+        for name, target in chosen_targets.items():
+            floors.append(_baselines(settings, name, target, report_seeds, dtype, str(device)))
+            for method in methods:
+                rates = grid
+                if settings.tuned:
+
+                    def score(tried: Sequence[float], method: Method = method, name: str = name):  # type: ignore[no-untyped-def]  # noqa: ANN202
+                        members = [(seed, rate) for rate in tried for seed in tuning]
+                        return _scores(train_members(method, name, members), tune_on)
+
+                    table = choose_rate(score, grid, widen=learning_rates is None)
+                    tuned.append(table.assign(target=name, method=method.name))
+                    rates = tuple(table.loc[table["chosen"], "learning_rate"])
+                members = [(seed, rate) for rate in rates for seed in report_seeds]
+                frames.append(train_members(method, name, members))
+                bar.update()
+    result = Runs(
+        losses=pd.concat(frames, ignore_index=True),
+        baselines=pd.concat(floors, ignore_index=True),
+        settings={
+            "protocol": {**asdict(settings), "learning_rates": list(grid)},
+            "methods": {method.name: repr(method) for method in methods},
+            "targets": list(chosen_targets),
+            "seeds": list(report_seeds),
+            "tuning_seeds": list(tuning),
+            "tune_on": tune_on if settings.tuned else None,
+            "dtype": str(dtype),
+            "device": str(device),
+            "engine": engine,
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "missviz": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        },
+        tuning=pd.concat(tuned, ignore_index=True)[
+            ["target", "method", "learning_rate", "score", "chosen", "on_edge"]
+        ]
+        if tuned
+        else None,
+        timings=adapter_timings(methods) if timings else None,
+    )
+    _warn_of_edges(result)
+    return result
+
+
+def choose_rate(
+    score: Callable[[Sequence[float]], dict[float, float]], grid: Sequence[float], widen: bool
+) -> pd.DataFrame:
+    """Try every rate of `grid`; while the best is the smallest or largest tried, go on that way.
+
+    Returns one row per rate: learning_rate, score, chosen, on_edge (of the chosen one).
+    """
+    scores = score(grid)
+    for widening in range(MOST_WIDENINGS + 1):
+        best = min(scores, key=scores.__getitem__)
+        at_least, at_most = best == min(scores), best == max(scores)
+        if not (at_least or at_most) or not widen or widening == MOST_WIDENINGS:
+            break
+        scores |= score([best * GRID_RATIO if at_most else best / GRID_RATIO])
+    table = pd.DataFrame({"learning_rate": sorted(scores)})
+    table["score"] = table["learning_rate"].map(scores)
+    table["chosen"] = table["learning_rate"] == best
+    table["on_edge"] = table["chosen"] & (at_least or at_most)
+    return table
+
+
+def _scores(frame: pd.DataFrame, split: str) -> dict[float, float]:
+    """Mean over seeds of the lowest loss on `split`, by rate; infinite where a run diverged."""
+    on_split = frame[frame["split"] == split]
+    lowest = on_split.groupby(["learning_rate", "seed"])["loss"].agg(
+        lambda losses: losses.min() if np.isfinite(losses).all() else np.inf
+    )
+    return {float(rate): float(loss) for rate, loss in lowest.groupby("learning_rate").mean().items()}
+
+
+def _kept(cache: str | None) -> Callable[[Chunk], dict[str, Any]]:
+    """`run_chunk`, or the same with its results kept in the folder `cache`."""
+    if cache is None:
+        return run_chunk
+    from joblib import Memory
+
+    kept: Callable[[Chunk], dict[str, Any]] = Memory(cache, verbose=0).cache(run_chunk)
+    return kept
+
+
+def _tidy(chunk: Chunk, result: dict[str, Any]) -> pd.DataFrame:
+    """A chunk's losses as rows."""
+    seeds, rates = zip(*chunk.members, strict=True)
+    steps = chunk.protocol.steps + 1
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "target": chunk.target_name,
+                "method": chunk.method.name,
+                "seed": np.repeat(seeds, steps),
+                "learning_rate": np.repeat(rates, steps),
+                "step": np.tile(np.arange(steps), len(seeds)),
+                "split": split,
+                "loss": losses.ravel(),
+                "num_parameters": result["num_parameters"],
+                "adapter_parameters": result["adapter_parameters"],
+                "init_seconds": result["init_seconds"],
+                "train_seconds": result["train_seconds"],
+            }
+        )
+        for split, losses in result["losses"].items()
+    )
+
+
+def _baselines(
+    protocol: Protocol,
+    target_name: str,
+    target: Target | None,
+    seeds: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+) -> pd.DataFrame:
+    """What needs no training: one number per output coordinate, and the network as it was."""
+    rows = []
+    bases = base_models(seeds, dtype, torch.device(device))
+    for seed, base in zip(seeds, bases, strict=True):
+        task = make_task(protocol, target_name, target, base, seed)
+        constant = task["train"][1].mean(dim=0)
+        network = copy.deepcopy(base).double().cpu()
+        for split, (x, y) in task.items():
+            with torch.no_grad():
+                predictions = {"constant": constant, "unadapted": network(x)}
+            rows += [
+                {
+                    "target": target_name,
+                    "seed": seed,
+                    "baseline": baseline,
+                    "split": split,
+                    "loss": float((prediction - y).square().mean()),
+                }
+                for baseline, prediction in predictions.items()
+            ]
+    return pd.DataFrame(rows)
+
+
+def _warn_of_edges(runs: Runs) -> None:
+    if runs.tuning is None:
+        return
+    edged = runs.tuning[runs.tuning["on_edge"]]
+    if len(edged):
+        named = ", ".join(
+            f"{row.method} at {row.learning_rate:.3g} ({row.target})" for row in edged.itertuples()
+        )
+        warnings.warn(
+            f"the best learning rate is on the edge of the grid for {named}; "
+            "a rate beyond it may be better, so these methods are not compared at their best",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+# --- What a user may pass ---------------------------------------------------------------------
+
+
+def _checked_methods(methods: Sequence[Method] | None) -> tuple[Method, ...]:
+    if methods is None:
+        return default_methods()
+    if isinstance(methods, Method):
+        raise TypeError(f"methods={methods} is one method; give a list, such as [{methods!r}]")
+    for method in methods:
+        if not isinstance(method, Method):
+            raise TypeError(f"methods has {method!r}, which is no missviz method")
+    names = [method.name for method in methods]
+    if not names:
+        raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"methods has {', '.join(twice)} more than once; names key the results")
+    return tuple(methods)
+
+
+def _checked_protocol(name: str, steps: int | None) -> Protocol:
+    validation.one_of("protocol", name, tuple(PROTOCOLS))
+    if steps is None:
+        return PROTOCOLS[name]
+    return replace(PROTOCOLS[name], steps=validation.positive_int("steps", steps))
+
+
+def _checked_seeds(argument: str, seeds: int | Iterable[int]) -> tuple[int, ...]:
+    if isinstance(seeds, Iterable) and not isinstance(seeds, str):
+        listed = tuple(seeds)
+        for seed in listed:
+            if isinstance(seed, bool) or not isinstance(seed, Integral):
+                raise TypeError(f"{argument} has {seed!r}, which is not a whole number")
+        if not listed:
+            raise ValueError(f"{argument} is empty; give at least one seed")
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"{argument} repeats a seed: {listed}")
+        return tuple(int(seed) for seed in listed)
+    count = validation.positive_int(argument, seeds)
+    return tuple(range(FIRST_SEED, FIRST_SEED + count))
+
+
+def _checked_rates(protocol: Protocol, rates: Sequence[float] | None) -> tuple[float, ...]:
+    if rates is None:
+        return protocol.learning_rates
+    if isinstance(rates, Real):
+        rates = [float(rates)]
+    checked = tuple(validation.positive_float("learning_rates", rate) for rate in rates)
+    if not checked:
+        raise ValueError("learning_rates is empty; give at least one, such as [1e-3]")
+    return tuple(dict.fromkeys(checked))
+
+
+def _checked_targets(
+    protocol: Protocol, targets: Sequence[str] | Mapping[str, Target] | None
+) -> dict[str, Target | None]:
+    if protocol.name != "teacher":
+        if targets is not None:
+            raise ValueError(f'targets are for protocol="teacher"; got protocol={protocol.name!r}')
+        return {ELEMENTWISE: None}
+    if targets is None:
+        return dict(TARGETS)
+    if isinstance(targets, Mapping):
+        for name, target in targets.items():
+            if not callable(target):
+                raise TypeError(f"target {name!r} is no function (W₀, generator) → M")
+        chosen: dict[str, Target | None] = dict(targets)
+    else:
+        named = [targets] if isinstance(targets, str) else list(targets)
+        chosen = {name: TARGETS[validation.one_of("targets", name, tuple(TARGETS))] for name in named}
+    if not chosen:
+        raise ValueError("targets is empty; name at least one")
+    return chosen

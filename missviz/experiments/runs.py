@@ -1,0 +1,229 @@
+"""The result of an experiment: a tidy table of losses, and what can be said from it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from missviz.displays.lunch import LunchDisplay
+
+CELL = ["target", "method", "learning_rate"]
+"""What identifies a cell of the experiment; its seeds are the repetitions."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Losses of every run, with what is needed to read them."""
+
+    losses: pd.DataFrame
+    """See `to_frame`."""
+    baselines: pd.DataFrame
+    """Columns target, seed, baseline, split, loss. "constant" predicts each output coordinate's
+    training mean; "unadapted" is the base network as it was."""
+    settings: dict[str, Any]
+    """Everything that the result depends on, and the machine's versions, as plain values."""
+    tuning: pd.DataFrame | None = None
+    """Columns target, method, learning_rate, score, chosen, on_edge; None if nothing was tuned."""
+    timings: pd.DataFrame | None = None
+    """See `missviz.experiments.adapter_timings`; None if not measured."""
+    _summaries: dict[Any, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per target, method, seed, learning_rate, step and split, with loss (mean squared
+        error after `step` optimiser steps), num_parameters (all that Adam sees), adapter_parameters
+        (those of the method), init_seconds and train_seconds (ensemble time per member)."""
+        return self.losses.copy()
+
+    def summary(
+        self, reference: str | None = None, smallest_effect: float | None = None
+    ) -> pd.DataFrame:
+        """Mean and 95 % interval over seeds of each metric, and the paired difference to one method.
+
+        Args:
+            reference: a method's name, whose loss is subtracted seed by seed; None means LoRA where
+                there is one, else the first method.
+            smallest_effect: differences below it don't interest; None means 1 % of the unadapted
+                network's loss on that split.
+
+        Returns one row per target, method, learning_rate and metric. Metrics: "final train",
+        "final valid", "min valid"; with a test split also "test", the test loss at the step whose
+        validation loss is lowest. The constant predictor and the unadapted network have rows too.
+        Columns: mean, low, high (bootstrap over seeds); difference, difference_low,
+        difference_high; verdict: "lower" or "higher" (the interval clears ±smallest_effect),
+        "same" (it lies inside), else "undecided"; seeds, num_parameters, adapter_parameters,
+        rate_on_edge.
+        """
+        key = (reference, smallest_effect)
+        if key not in self._summaries:
+            self._summaries[key] = _summarise(self, reference, smallest_effect)
+        return self._summaries[key].copy()
+
+    def plot(self, **options: Any) -> "LunchDisplay":
+        """The three panels of Figure 2; options as in `LunchDisplay.plot`."""
+        from missviz.displays.lunch import LunchDisplay
+
+        return LunchDisplay.from_runs(self).plot(**options)
+
+    @classmethod
+    def join(cls, parts: "Sequence[Runs]") -> "Runs":
+        """Runs of the same protocol and seeds as one, in the given order."""
+
+        def stacked(tables: list[pd.DataFrame | None]) -> pd.DataFrame | None:
+            present = [table for table in tables if table is not None]
+            if not present:
+                return None
+            return pd.concat(present, ignore_index=True).drop_duplicates(ignore_index=True)
+
+        methods = [name for part in parts for name in part.settings["methods"]]
+        losses = stacked([part.losses for part in parts])
+        baselines = stacked([part.baselines for part in parts])
+        assert losses is not None
+        assert baselines is not None
+        return cls(
+            losses,
+            baselines,
+            parts[0].settings | {"methods": methods},
+            stacked([part.tuning for part in parts]),
+            stacked([part.timings for part in parts]),
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write losses.csv, baselines.csv, summary.csv, settings.json (and tuning.csv, timings.csv
+        where there are any) into `folder`, each whole or not at all."""
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        tables = {
+            "losses": self.losses,
+            "baselines": self.baselines,
+            "summary": self.summary(),
+            "tuning": self.tuning,
+            "timings": self.timings,
+        }
+        for name, table in tables.items():
+            if table is not None:
+                _write(out / f"{name}.csv", table.to_csv(index=False))
+        _write(out / "settings.json", json.dumps(self.settings, indent=2, ensure_ascii=False))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+# --- Statistics over seeds --------------------------------------------------------------------
+
+
+def bootstrap_interval(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
+    """95 % bootstrap interval (BCa) of the mean over seeds; NaN for fewer than two."""
+    from scipy.stats import bootstrap
+
+    if len(values) < 2 or not np.isfinite(values).all():
+        return np.nan, np.nan
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    interval = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def metrics(run: dict[str, Float[np.ndarray, "seeds steps"]]) -> dict[str, np.ndarray]:
+    """Each metric per seed, from the losses of one cell by split."""
+    values = {
+        "final train": run["train"][:, -1],
+        "final valid": run["valid"][:, -1],
+        "min valid": run["valid"].min(axis=1),
+    }
+    if "test" in run:
+        stop = run["valid"].argmin(axis=1)
+        values["test"] = run["test"][np.arange(len(stop)), stop]
+    return values
+
+
+SPLIT_OF = {"final train": "train", "final valid": "valid", "min valid": "valid", "test": "test"}
+
+
+def verdict(low: float, high: float, smallest_effect: float) -> str:
+    """What an interval of a difference in loss allows to say."""
+    if high < -smallest_effect:
+        return "lower"
+    if low > smallest_effect:
+        return "higher"
+    if -smallest_effect < low and high < smallest_effect:
+        return "same"
+    return "undecided"
+
+
+def _summarise(
+    runs: Runs, reference: str | None, smallest_effect: float | None
+) -> pd.DataFrame:
+    names = list(dict.fromkeys(runs.losses["method"]))
+    if reference is None:
+        reference = next((name for name in names if name.startswith("LoRA")), names[0])
+    if reference not in names:
+        raise ValueError(f"reference={reference!r} did not run; choose from {', '.join(names)}")
+    edges: dict[tuple[Any, ...], bool] = {}
+    if runs.tuning is not None:
+        chosen = runs.tuning[runs.tuning["chosen"]]
+        edges = dict(zip(zip(chosen["target"], chosen["method"], strict=True), chosen["on_edge"], strict=True))
+    rows = []
+    for target, of_target in runs.losses.groupby("target", sort=False):
+        floor = runs.baselines[runs.baselines["target"] == target]
+        unadapted = floor[floor["baseline"] == "unadapted"].groupby("split")["loss"].mean()
+        cells: dict[tuple[str, float], dict[str, np.ndarray]] = {}
+        counts: dict[str, tuple[int, int]] = {}
+        for (method, rate), cell in of_target.groupby(["method", "learning_rate"], sort=False):
+            by_split = {
+                split: table.pivot(index="seed", columns="step", values="loss").to_numpy()
+                for split, table in cell.groupby("split")
+            }
+            cells[method, rate] = metrics(by_split)
+            first = cell.iloc[0]
+            counts[method] = int(first["num_parameters"]), int(first["adapter_parameters"])
+        for baseline, table in floor.groupby("baseline", sort=False):
+            per_split = {
+                split: losses.sort_values("seed")["loss"].to_numpy()
+                for split, losses in table.groupby("split")
+            }
+            some = next(iter(cells.values()))
+            cells[str(baseline), np.nan] = {name: per_split[SPLIT_OF[name]] for name in some}
+        for (method, rate), values in cells.items():
+            same_rate = [cells[key] for key in cells if key[0] == reference and key[1] == rate]
+            any_rate = [cells[key] for key in cells if key[0] == reference]
+            against = (same_rate or any_rate)[0]
+            for metric, losses in values.items():
+                effect = smallest_effect
+                if effect is None:
+                    effect = 0.01 * float(unadapted[SPLIT_OF[metric]])
+                low, high = bootstrap_interval(losses)
+                difference = losses - against[metric]
+                difference_low, difference_high = bootstrap_interval(difference)
+                total, own = counts.get(method, (0, 0))
+                rows.append(
+                    {
+                        "target": target,
+                        "method": method,
+                        "learning_rate": rate,
+                        "metric": metric,
+                        "mean": losses.mean(),
+                        "low": low,
+                        "high": high,
+                        "difference": difference.mean(),
+                        "difference_low": difference_low,
+                        "difference_high": difference_high,
+                        "verdict": "reference"
+                        if method == reference
+                        else verdict(difference_low, difference_high, effect),
+                        "smallest_effect": effect,
+                        "seeds": len(losses),
+                        "num_parameters": total,
+                        "adapter_parameters": own,
+                        "rate_on_edge": bool(edges.get((target, method), False)),
+                    }
+                )
+    return pd.DataFrame(rows)

@@ -1,0 +1,91 @@
+"""Figure 2's third panel: how long one layer takes to set up and to train, against its size."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import nn
+
+from missviz.adapters.base import Adapter, Method
+from missviz.randomness import generator_for, normal
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def adapter_timings(
+    methods: Sequence[Method],
+    ranks: Sequence[int] = RANKS,
+    *,
+    features: int = 64,
+    batch: int = 32,
+    steps: int = 20,
+    repeats: int = 10,
+) -> pd.DataFrame:
+    """Time `method.on(linear)` and `steps` Adam steps of one Linear(features, features) on the CPU.
+
+    Settings as in the authors' script (64 features, 32 samples of random data, 20 steps, 10
+    repeats after warm-up). Methods take turns within a repeat, so that a busy machine touches all.
+
+    Returns one row per method and rank: method (as it ran), family (the method as it was passed),
+    rank, num_parameters, init_seconds and train_seconds (medians; train_seconds is for all steps).
+    A method without a rank has one row.
+    """
+    linear = nn.utils.skip_init(nn.Linear, features, features)
+    generator = generator_for("timings")
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.copy_(normal(tuple(parameter.shape), features**-0.5, generator))
+    x = normal((batch, features), 1.0, generator).float()
+    y = normal((batch, features), 1.0, generator).float()
+    cases = [
+        (method.name, rank, variant)
+        for method in methods
+        for rank, variant in _variants(method, ranks, features)
+    ]
+    init: dict[int, list[float]] = {case: [] for case in range(len(cases))}
+    training: dict[int, list[float]] = {case: [] for case in range(len(cases))}
+    for repeat in range(repeats + 1):
+        for case, (_, _, method) in enumerate(cases):
+            adapter, seconds = _timed(lambda method=method: method.on(linear))
+            _, train_seconds = _timed(lambda adapter=adapter: _train(adapter, x, y, steps))
+            if repeat:  # the first is a warm-up
+                init[case].append(seconds)
+                training[case].append(train_seconds)
+    return pd.DataFrame(
+        {
+            "method": method.name,
+            "family": family,
+            "rank": rank,
+            "num_parameters": method.num_parameters(features, features),
+            "init_seconds": statistics.median(init[case]),
+            "train_seconds": statistics.median(training[case]),
+        }
+        for case, (family, rank, method) in enumerate(cases)
+    )
+
+
+def _variants(
+    method: Method, ranks: Sequence[int], features: int
+) -> list[tuple[int | None, Method]]:
+    """The method at each rank (or block size) that fits, or as it is."""
+    for setting in ("rank", "block_size"):
+        if hasattr(method, setting):
+            return [(rank, replace(method, **{setting: rank})) for rank in ranks if rank <= features]
+    return [(None, method)]
+
+
+def _timed(work: Callable[[], Adapter | None]) -> tuple[Adapter, float]:
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started  # type: ignore[return-value]
+
+
+def _train(adapter: Adapter, x: torch.Tensor, y: torch.Tensor, steps: int) -> None:
+    optimiser = torch.optim.Adam([p for p in adapter.parameters() if p.requires_grad], lr=1e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (adapter(x) - y).square().mean().backward()
+        optimiser.step()
