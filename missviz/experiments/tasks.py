@@ -207,7 +207,7 @@ PROTOCOLS = {
     ),
     "teacher": Protocol(
         "teacher",
-        {"train": 256, "valid": 128, "test": 128},
+        {"train": 128, "valid": 128, "test": 128},
         200,
         HALF_DECADES,
         0.0,
