@@ -72,6 +72,8 @@ class RaceDisplay(Display):
         )
 
     def summary(self) -> str:
+        if not getattr(self, "revealed_", True):
+            return f"{self.split} loss against step, not shown yet: guess first"
         last = self.curves[self.curves["step"] == self.curves["step"].max()].sort_values("mean")
         order = ", ".join(f"{row.method} {row.mean:.3g}" for row in last.itertuples())
         return (
@@ -79,8 +81,14 @@ class RaceDisplay(Display):
             f"seeds: {order}; constant predictor {self.constant:.3g}"
         )
 
-    def plot(self, ax: Axes | None = None, *, legend: bool = True) -> "RaceDisplay":
-        """Draw into `ax`, or into a figure of its own."""
+    def plot(
+        self, ax: Axes | None = None, *, legend: bool = True, reveal: bool = True
+    ) -> "RaceDisplay":
+        """Draw into `ax`, or into a figure of its own.
+
+        With reveal=False the same axes and limits stand there without the lines, for a class to
+        guess first; the legend and the constant predictor stay.
+        """
         ax = new_figure(6.4, 4.0).subplots() if ax is None else ax
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
         self.lines_, self.bands_ = {}, {}
@@ -106,6 +114,12 @@ class RaceDisplay(Display):
         ax.set(xlabel="step", ylabel=f"{self.split} loss (mean squared error)")
         if legend:
             ax.legend(frameon=False, fontsize="small")
+        if not reveal:
+            ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
+            for method, line in self.lines_.items():
+                line.set_data([], [])
+                self.bands_[method].set_visible(False)
+        self.revealed_ = reveal
         return self
 
 

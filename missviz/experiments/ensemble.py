@@ -70,11 +70,7 @@ class Ensemble:
             raise ValueError('engine="native" needs a stackable model and adapters; use "vmap"')
         self.size = len(models)
         self.engine = "native" if native and engine != "vmap" else "vmap"
-        parameters, self.buffers = torch.func.stack_module_state(list(models))
-        self.parameters = {
-            name: nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
-            for name, tensor in parameters.items()
-        }
+        self.parameters, self.buffers = stack_state(models)
         self._model = models[0]
         if self.engine == "native":
             self._model = stacked_model(models[0], self.parameters | self.buffers)
@@ -127,6 +123,17 @@ def is_stackable(model: nn.Module) -> bool:
     return bool(getattr(model, "stackable", False)) and all(
         module.stackable for module in model.modules() if isinstance(module, Adapter)
     )
+
+
+def stack_state(
+    models: Sequence[nn.Module],
+) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+    """Parameters and buffers by name, each (member, ...)."""
+    parameters, buffers = torch.func.stack_module_state(list(models))
+    return {
+        name: nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+        for name, tensor in parameters.items()
+    }, buffers
 
 
 def stacked_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
