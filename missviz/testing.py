@@ -76,6 +76,7 @@ def _check_on(method: Method, linear: nn.Linear, tolerance: float, place: str) -
     )
     for name, tensor in adapter.state_dict().items():
         holds(torch.equal(tensor, again.state_dict()[name]), place, f"{name} must follow generator")
+    _check_untouched(linear, before, place)
     x = normal((2, 3, linear.in_features), 1.0, generator_for("x", place)).to(linear.weight)
     with torch.no_grad():
         _close(adapter(x), linear(x), tolerance, place, "before training, y must be W₀ x + b")
@@ -87,13 +88,14 @@ def _check_on(method: Method, linear: nn.Linear, tolerance: float, place: str) -
         _check_gradients(adapter, x, place)
         if adapter.stackable:
             _check_stack(method, linear, place)
+    _check_untouched(linear, before, place)
+
+
+def _check_untouched(linear: nn.Linear, before: dict[str, torch.Tensor], place: str) -> None:
     for name, tensor in linear.state_dict().items():
         holds(torch.equal(tensor, before[name]), place, f"the layer's own {name} must not change")
-    holds(
-        all(parameter.requires_grad for parameter in linear.parameters()),
-        place,
-        "the layer's own requires_grad must not change",
-    )
+    trainable = all(parameter.requires_grad for parameter in linear.parameters())
+    holds(trainable, place, "the layer's own requires_grad must not change")
 
 
 def _check_function(

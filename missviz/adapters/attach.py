@@ -52,16 +52,16 @@ def attach(
         owner, _, leaf = path.rpartition(".")
         trained = nn.Parameter(parameter.detach().clone())
         setattr(attached.get_submodule(owner), leaf, trained)
-    adapters: dict[int, Adapter] = {}
+    adapters: dict[nn.Module, nn.Module] = {}
     for name in names:
         layer = attached.get_submodule(name)
-        if id(layer) not in adapters:
+        if layer not in adapters:
             try:
                 adapter = method.on(cast(nn.Linear, layer), generator=generator_for(seed, name))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{name or 'the model'}: {error}") from error
-            adapters[id(layer)] = adapter.train(layer.training)
-    return _replace(attached, lambda module: adapters.get(id(module), module))
+            adapters[layer] = adapter.train(layer.training)
+    return _replace(attached, adapters)
 
 
 def merge(model: ModelT) -> ModelT:
@@ -70,14 +70,12 @@ def merge(model: ModelT) -> ModelT:
     Raises ValueError where there is no adapter.
     """
 
-    def merged(module: nn.Module) -> nn.Module:
-        if not isinstance(module, Adapter):
-            return module
-        linear = share_frozen(module.base)
+    def merged(adapter: Adapter) -> nn.Module:
+        linear = share_frozen(adapter.base)
         with torch.no_grad():
-            linear.weight = nn.Parameter(module.weight.clone(), requires_grad=False)
-            if module.bias is not None:
-                linear.bias = nn.Parameter(module.bias.clone(), requires_grad=False)
+            linear.weight = nn.Parameter(adapter.weight.clone(), requires_grad=False)
+            if adapter.bias is not None:
+                linear.bias = nn.Parameter(adapter.bias.clone(), requires_grad=False)
         return linear
 
     return _without_adapters(model, merged)
@@ -88,25 +86,25 @@ def detach(model: ModelT) -> ModelT:
 
     Raises ValueError where there is no adapter.
     """
-    return _without_adapters(
-        model, lambda module: module.base if isinstance(module, Adapter) else module
-    )
+    return _without_adapters(model, lambda adapter: adapter.base)
 
 
-def _without_adapters(model: ModelT, plain: Callable[[nn.Module], nn.Module]) -> ModelT:
-    if not any(isinstance(module, Adapter) for module in model.modules()):
+def _without_adapters(model: ModelT, plain: Callable[[Adapter], nn.Module]) -> ModelT:
+    copied = share_frozen(model)
+    adapters = [module for module in copied.modules() if isinstance(module, Adapter)]
+    if not adapters:
         raise ValueError("the model has no adapters; missviz.attach puts them there")
-    return _replace(share_frozen(model), plain)
+    return _replace(copied, {adapter: plain(adapter) for adapter in adapters})
 
 
-def _replace(model: ModelT, new: Callable[[nn.Module], nn.Module]) -> ModelT:
-    """`model` with `new(module)` in every place where a module stands, in place."""
+def _replace(model: ModelT, new: dict[nn.Module, nn.Module]) -> ModelT:
+    """`model` with new[module] in every place where such a module stands, in place."""
     for parent in list(model.modules()):
-        if isinstance(parent, Adapter):
-            continue
-        for name, child in parent.named_children():
-            setattr(parent, name, new(child))
-    return cast(ModelT, new(model))
+        # _modules, because named_children() shows a module that stands twice only once.
+        for name, child in list(parent._modules.items()):
+            if child in new and parent not in new.values():
+                setattr(parent, name, new[child])
+    return cast(ModelT, new.get(model, model))
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -1,5 +1,7 @@
 """W₀ + ΔW as squares of numbers: what an update is."""
 
+import copy
+
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -40,8 +42,10 @@ class UpdateDisplay(Display):
     @classmethod
     def from_adapter(cls, adapter: Adapter, *, limit: float | None = None) -> "UpdateDisplay":
         """What an adapter does to its layer now."""
+        # ΔW is built in float64: rounding of float32 products would show as rank.
+        exact = copy.deepcopy(adapter).cpu().double()
         base, delta = (
-            matrix.detach().double().cpu().numpy() for matrix in (adapter.base.weight, adapter.delta())
+            matrix.detach().numpy() for matrix in (exact.base.weight, exact.delta())
         )
         return cls(base=base, delta=delta, name=adapter.method.name, limit=limit)
 

@@ -6,7 +6,7 @@ of Python. Stacked, all members share the Python. Two engines compute the same t
     "vmap"     torch.func.functional_call under vmap: any model, any method, the reader's too
     "native"   batched matrix products, where the model and its adapters are written for them
 
-Members never meet: losses are summed over members only to start backward, and Adam is elementwise.
+Members never meet: each has its own loss and gradient, and Adam is elementwise.
 """
 
 import copy
@@ -178,21 +178,24 @@ def train(
     trained = ensemble.trained
     optimiser, slices = _adam(trained, learning_rates)
 
-    def member_losses(split: str) -> Float[Tensor, " member"]:
+    def error(split: str) -> tuple[Tensor, Tensor]:
         x, y = splits[split]
-        return (ensemble(x, frozen[split]) - y).square().mean(dim=(-2, -1))
+        prediction = ensemble(x, frozen[split])
+        return prediction, prediction.detach() - y
 
     started = time.perf_counter()
     for step in range(steps + 1):
         with torch.no_grad():
             for split in splits:
                 if split != "train":
-                    losses[split][step] = member_losses(split)
-        train_loss = member_losses("train")
-        losses["train"][step] = train_loss.detach()
+                    losses[split][step] = error(split)[1].square().mean(dim=(-2, -1))
+        prediction, missed = error("train")
+        losses["train"][step] = missed.square().mean(dim=(-2, -1))
         if step == steps:
             break
-        gradients = torch.autograd.grad(train_loss.sum(), trained)
+        # d(mean squared error)/d(prediction), per member; written down, it saves four passes.
+        direction = missed * (2 / missed[0].numel())
+        gradients = torch.autograd.grad(prediction, trained, direction)
         for leaf, index, members in slices:
             # Fused Adam on the CPU walks raw memory; a transposed gradient would be misread.
             leaf.grad = gradients[index][members].contiguous()

@@ -193,11 +193,19 @@ def no_free_lunch(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     run = _kept(cache)
+    # Choosing a rate must not see the test split, and need not pay for it.
+    seen = {split: size for split, size in settings.samples.items() if split != "test"}
+    blind = replace(settings, samples=seen)
 
-    def train_members(method: Method, name: str, members: list[tuple[int, float]]) -> pd.DataFrame:
+    def train_members(
+        method: Method,
+        name: str,
+        members: list[tuple[int, float]],
+        protocol: Protocol = settings,
+    ) -> pd.DataFrame:
         chunks = (
             Chunk(
-                settings,
+                protocol,
                 method,
                 tuple(members[start : start + LARGEST]),
                 name,
@@ -222,7 +230,7 @@ def no_free_lunch(
 
                     def score(tried: Sequence[float], method: Method = method, name: str = name):  # type: ignore[no-untyped-def]  # noqa: ANN202
                         members = [(seed, rate) for rate in tried for seed in tuning]
-                        return _scores(train_members(method, name, members), tune_on)
+                        return _scores(train_members(method, name, members, blind), tune_on)
 
                     table = choose_rate(score, grid, widen=learning_rates is None)
                     tuned.append(table.assign(target=name, method=method.name))

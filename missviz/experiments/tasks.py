@@ -190,7 +190,8 @@ class Protocol:
     """Whether each method's rate is chosen, on other seeds; else all run at the given rates."""
 
 
-HALF_DECADES = (3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2)
+HALF_DECADES = tuple(10 ** (exponent / 2) for exponent in range(-7, -2))
+"""3e-4, 1e-3, 3e-3, 1e-2, 3e-2."""
 
 PROTOCOLS = {
     "published": Protocol(
