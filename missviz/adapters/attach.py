@@ -102,7 +102,7 @@ def _replace(model: ModelT, new: dict[nn.Module, nn.Module]) -> ModelT:
     for parent in list(model.modules()):
         # _modules, because named_children() shows a module that stands twice only once.
         for name, child in list(parent._modules.items()):
-            if child in new and parent not in new.values():
+            if child in new:
                 setattr(parent, name, new[child])
     return cast(ModelT, new.get(model, model))
 

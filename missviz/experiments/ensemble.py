@@ -174,7 +174,9 @@ def train(
         steps: optimiser steps.
     """
     frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
-    losses = {split: torch.empty(steps + 1, ensemble.size) for split in splits}
+    losses = {
+        split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64) for split in splits
+    }
     trained = ensemble.trained
     optimiser, slices = _adam(trained, learning_rates)
 
@@ -201,7 +203,7 @@ def train(
             leaf.grad = gradients[index][members].contiguous()
         optimiser.step()
     return Trained(
-        {split: table.T.double().numpy() for split, table in losses.items()},
+        {split: table.T.numpy() for split, table in losses.items()},
         time.perf_counter() - started,
     )
 
