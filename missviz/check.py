@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +76,9 @@ _LORA_MISTAKES: dict[str, tuple[Callable[[Tensor, Tensor, float, int], Tensor], 
 
 def lora_delta(answer: Callable[[Tensor, Tensor, float], Tensor] | EllipsisType | None) -> Feedback:
     """Exercise 00: `answer(A, B, alpha)` is LoRA's ΔW, for A (r, k) and B (d, r)."""
-    hint = Feedback(None, "Fill in `lora_delta` and run again. Shapes help: A is r × k, B is d × r.")
+    hint = Feedback(
+        None, "Fill in `lora_delta` and run again. Shapes help: A is r × k, B is d × r."
+    )
     if unanswered(answer):
         return hint
     if not callable(answer):

@@ -30,7 +30,9 @@ class MethodStyle:
     linestyle: str | tuple[int, tuple[int, ...]]
 
 
-_DASHES = {
+Dash = str | tuple[int, tuple[int, ...]]
+
+_DASHES: dict[str, Dash] = {
     "solid": "-",
     "long": (0, (8, 2)),
     "short": (0, (4, 2)),
@@ -63,7 +65,10 @@ _BY_PREFIX = {
 _OTHERS = [
     MethodStyle(color, marker, dash)
     for color, marker, dash in zip(
-        (YELLOW, SKY, PINK, GREEN, ORANGE), ("1", "2", "3", "4", "+"), _DASHES.values(), strict=False
+        (YELLOW, SKY, PINK, GREEN, ORANGE),
+        ("1", "2", "3", "4", "+"),
+        _DASHES.values(),
+        strict=False,
     )
 ]
 

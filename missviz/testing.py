@@ -1,16 +1,22 @@
 """Does a method keep the contract? For the methods here, and for the reader's own."""
 
 import copy
+import itertools
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
 from missviz.adapters.base import Adapter, Method
-from missviz.experiments.ensemble import StackedLinear, stack_state, stacked_model
+from missviz.experiments.ensemble import stack_state, stacked_model
 from missviz.randomness import generator_for, normal, seed_for
 
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+TOLERANCES = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1e-2,
+}
 """Relative to the largest magnitude of what is compared."""
 
 
@@ -25,22 +31,31 @@ def check_method(
     dimensions and with `base_output` given; `weight` = W₀ + ΔW; `factors` multiply to ΔW;
     `num_parameters` and `rank_bound` tell the truth; gradients are right (finite differences);
     the linear layer and the global RNG stay untouched; the same generator gives the same adapter;
-    state_dict and deepcopy keep the function; if `stackable`, a stack equals its members.
+    state_dict and deepcopy keep the function; members run together under vmap (and, if `stackable`,
+    as one stack) give what each gives alone.
 
     Raises:
         AssertionError: what does not hold, with method, shape and dtype.
         TypeError: `method` is not a Method.
+        ValueError: nothing to check, or the method does not fit one of the shapes.
     """
     if not isinstance(method, Method):
         raise TypeError(f"{method!r} is not a missviz.Method")
-    for out_features, in_features in shapes:
-        for dtype in dtypes:
-            for bias in (True, False):
-                if not bias and getattr(method, "bias", False):
-                    continue  # full fine-tuning of a bias that is not there
-                linear = random_linear(out_features, in_features, dtype, bias)
-                place = f"{method.name} on {out_features} × {in_features} {dtype} bias={bias}"
-                _check_on(method, linear, TOLERANCES[dtype], place)
+    cases = list(itertools.product(shapes, dtypes, (True, False)))
+    if not cases:
+        raise ValueError("shapes or dtypes is empty, so nothing would be checked")
+    for (out_features, in_features), dtype, bias in cases:
+        if dtype not in TOLERANCES:
+            raise ValueError(f"dtypes has {dtype!r}; choose from {', '.join(map(str, TOLERANCES))}")
+        if not bias and getattr(method, "bias", False):
+            continue  # full fine-tuning of a bias that is not there
+        linear = random_linear(out_features, in_features, dtype, bias)
+        place = f"{method.name} on {out_features} × {in_features} {dtype} bias={bias}"
+        method.check_layer(linear)
+        try:
+            _check_on(method, linear, TOLERANCES[dtype], place)
+        except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError) as error:
+            raise AssertionError(f"{place}: raised {type(error).__name__}: {error}") from error
 
 
 def random_linear(
@@ -71,9 +86,6 @@ def _check_on(method: Method, linear: nn.Linear, tolerance: float, place: str) -
     adapter = method.on(linear, generator=generator_for("check", place))
     again = method.on(linear, generator=generator_for("check", place))
     holds(isinstance(adapter, Adapter), place, "on() must return a missviz.Adapter")
-    holds(
-        torch.equal(torch.get_rng_state(), global_state), place, "the global RNG must not be used"
-    )
     for name, tensor in adapter.state_dict().items():
         holds(torch.equal(tensor, again.state_dict()[name]), place, f"{name} must follow generator")
     _check_untouched(linear, before, place)
@@ -84,10 +96,13 @@ def _check_on(method: Method, linear: nn.Linear, tolerance: float, place: str) -
         _check_function(adapter, linear, x, tolerance, place)
     _check_counts(method, adapter, linear, tolerance, place)
     _check_copies(method, adapter, linear, x, place)
-    if linear.weight.dtype == torch.float64:
+    exact = linear.weight.dtype == torch.float64
+    if exact:
         _check_gradients(adapter, x, place)
-        if adapter.stackable:
-            _check_stack(method, linear, place)
+    used = not torch.equal(torch.get_rng_state(), global_state)
+    holds(not used, place, "the global RNG must not be used")
+    if exact:
+        _check_stack(method, linear, place)
     _check_untouched(linear, before, place)
 
 
@@ -112,6 +127,8 @@ def _check_function(
         holds(y.shape == (*shape, linear.out_features), place, f"y must keep leading dims {shape}")
         _close(y.reshape(moved.shape), moved, tolerance, place, "forward must be (W₀ + ΔW) x + b")
     _close(adapter(x[0, 0]), moved[0, 0], tolerance, place, "forward must take a single vector")
+    _close(adapter(x.mT.contiguous().mT), moved, tolerance, place, "forward of strided inputs")
+    _close(copy.deepcopy(adapter).eval()(x), moved, tolerance, place, "forward in eval mode")
     holds(adapter(x[:0]).shape == (0, 3, linear.out_features), place, "forward of no inputs")
     _close(adapter(x, linear(x)), moved, tolerance, place, "forward with base_output")
     _close(adapter.weight, linear.weight + delta, tolerance, place, "weight must be W₀ + ΔW")
@@ -167,14 +184,18 @@ def _check_stack(method: Method, linear: nn.Linear, place: str) -> None:
     members = [method.on(linear, generator=generator_for("member", index)) for index in range(3)]
     for index, member in enumerate(members):
         randomise(member, index)
-    parameters, buffers = stack_state(members)
-    stack = stacked_model(members[0], parameters | buffers)
-    holds(isinstance(stack.base, StackedLinear), place, "a stack's base must be stacked")
     x = normal((3, 5, linear.in_features), 1.0, generator_for("stack")).to(linear.weight)
-    with torch.no_grad():
-        together = stack(x)
+    parameters, buffers = stack_state(members)
+    together = {
+        "vmap": torch.func.vmap(
+            lambda state, x: torch.func.functional_call(members[0], state, (x,))
+        )(parameters | buffers, x)
+    }
+    if members[0].stackable:
+        together["a stack"] = stacked_model(members[0], parameters | buffers)(x)
+    for way, y in together.items():
         for index, member in enumerate(members):
-            _close(together[index], member(x[index]), 1e-12, place, "a stack must be its members")
+            _close(y[index], member(x[index]), 1e-12, place, f"{way} must give what members give")
 
 
 def _close(

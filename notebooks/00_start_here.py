@@ -146,7 +146,9 @@ merged = mv.merge(attached)
 x = torch.randn(5, 8, generator=generator)
 print("with adapter, a", type(attached[0]).__name__, "· merged, a", type(merged[0]).__name__)
 print(f"largest difference in output: {(attached(x) - merged(x)).abs().max().item():.0e}")
-print("taken off again, W₀ is bit for bit:", torch.equal(mv.detach(attached)[0].weight, layer.weight))
+print(
+    "taken off again, W₀ is bit for bit:", torch.equal(mv.detach(attached)[0].weight, layer.weight)
+)
 
 # %% [markdown]
 # <details><summary>Where do the names come from?</summary>
@@ -183,6 +185,13 @@ mv.displays.RaceDisplay.from_runs(runs, "train").plot(reveal=False)
 # %%
 bet = mv.predict(
     "Which ends with the lowest training loss, and does it also have the lowest validation loss?",
-    ["LoRA, and yes", "LoRA, but no", "PiSSA, and yes", "PiSSA, but no", "MiSS, and yes", "MiSS, but no"],
+    [
+        "LoRA, and yes",
+        "LoRA, but no",
+        "PiSSA, and yes",
+        "PiSSA, but no",
+        "MiSS, and yes",
+        "MiSS, but no",
+    ],
 )
 bet

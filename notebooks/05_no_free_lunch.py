@@ -109,7 +109,9 @@ race
 # curve at the same gain, and the lead must come and go with the gain, or with LoRA's own $\alpha$.
 
 # %%
-against_control = runs.summary(reference="fixed orthogonal r=4 gain=4").set_index(["method", "metric"])
+against_control = runs.summary(reference="fixed orthogonal r=4 gain=4").set_index(
+    ["method", "metric"]
+)
 for metric in ("final train", "min valid"):
     row = against_control.loc[("MiSS r=4", metric)]
     print(
@@ -219,7 +221,9 @@ print(bet.reveal(f"{matrix.summary()}; {most} wins {wins.count(most)}"))
 rows = lunch.summary()
 rows = rows[rows.metric.eq("test") & rows.seeds.eq(10)]
 for row in rows[rows.method.isin(matrix.shares.index)].itertuples():
-    print(f"{row.target:9} {row.method:18} test loss {row.mean:.2e} [{row.low:.2e}, {row.high:.2e}]")
+    print(
+        f"{row.target:9} {row.method:18} test loss {row.mean:.2e} [{row.low:.2e}, {row.high:.2e}]"
+    )
 
 # %% [markdown]
 # This is the lunch that is not free. Each method finds the target that has its own shape, and

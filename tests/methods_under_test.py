@@ -1,6 +1,7 @@
 """Every method of the library in every variant, and random ones for property tests."""
 
 import hypothesis.strategies as st
+
 import missviz as mv
 from missviz.adapters.base import Method
 
@@ -46,7 +47,9 @@ def methods_and_shapes(draw: st.DrawFn) -> tuple[Method, int, int]:
     rank = draw(st.integers(1, smaller))
     alpha = draw(st.none() | st.floats(0.5, 32))
     block_size = draw(st.integers(1, 5))
-    kind = draw(st.sampled_from(["lora", "pissa", "fixed", "columns", "rows", "mini", "bat", "full"]))
+    kind = draw(
+        st.sampled_from(["lora", "pissa", "fixed", "columns", "rows", "mini", "bat", "full"])
+    )
     if kind == "lora":
         method: Method = mv.LoRA(
             rank,

@@ -1,5 +1,6 @@
 """Adapters on the linear layers of a whole model: `attach`, and the two ways back."""
 
+import copy
 import fnmatch
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from missviz.adapters.base import Adapter, Method, share_frozen
 from missviz.randomness import generator_for
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+Result = TypeVar("Result")
 Targets = str | re.Pattern[str] | Sequence[str]
 
 
@@ -25,7 +27,8 @@ def attach(
 ) -> ModelT:
     """A copy of `model` with `method` on the linear layers that `targets` names.
 
-    Everything but the adapters is frozen and shares its memory with `model`, which stays as it is.
+    Everything but the adapters is frozen and shares its memory with `model`, which stays as it is
+    (and should: W₀ is what stands there). What an earlier `attach` left trainable stays trainable.
     A layer that stands in several places is adapted once and stands in all of them. Any
     nn.Module will do; in nn.MultiheadAttention the linear layer is `out_proj`.
 
@@ -37,60 +40,76 @@ def attach(
             "layers.0.attn.q_proj". A regular expression must match the full name.
         seed: with the layer's name, decides each layer's random start: neither order nor company
             matters.
-        trainable: names (as in `targets`) of other modules or parameters to train as they are.
-            They get memory of their own.
+        trainable: names (as in `targets`) of modules or parameters without an adapter, to train
+            as they are. They get memory of their own.
 
     Raises:
         TypeError: `method` is no Method, or a name in `targets` is not a linear layer.
         ValueError: nothing matches, or a matching layer already has an adapter.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} is not an nn.Module")
     if not isinstance(method, Method):
         raise TypeError(f"method={method!r} is not a missviz method; try missviz.MiSS(rank=4)")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed={seed!r} is not a whole number")
     names = _matching_layers(model, targets)
-    attached = share_frozen(model)
-    for path, parameter in _matching_parameters(attached, trainable):
-        owner, _, leaf = path.rpartition(".")
-        trained = nn.Parameter(parameter.detach().clone())
-        setattr(attached.get_submodule(owner), leaf, trained)
-    adapters: dict[nn.Module, nn.Module] = {}
     for name in names:
-        layer = attached.get_submodule(name)
+        _named(name, method.check_layer, model.get_submodule(name))
+    attached = share_frozen(model)
+    layers = {name: attached.get_submodule(name) for name in names}
+    _train_copies(attached, trainable, set(layers.values()))
+    adapters: dict[nn.Module, nn.Module] = {}
+    for name, layer in layers.items():
         if layer not in adapters:
-            try:
-                adapter = method.on(cast(nn.Linear, layer), generator=generator_for(seed, name))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{name or 'the model'}: {error}") from error
+            adapter = _named(name, method.adapter, layer, generator_for(seed, name))
             adapters[layer] = adapter.train(layer.training)
     return _replace(attached, adapters)
 
 
-def merge(model: ModelT) -> ModelT:
-    """A copy of `model` in which each adapted layer is a plain one with weight W₀ + ΔW.
+def _named(name: str, work: Callable[..., Result], *arguments: object) -> Result:
+    """The result of `work`, whose complaint gets the layer's name in front."""
+    try:
+        return work(*arguments)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name or 'the model'}: {error}") from error
 
-    Raises ValueError where there is no adapter.
+
+def merge(model: ModelT) -> ModelT:
+    """A copy of `model`, with memory of its own, in which each adapted layer is a plain nn.Linear
+    with weight W₀ + ΔW.
+
+    What is frozen in `model` is frozen in the copy. Raises ValueError where there is no adapter.
     """
 
     def merged(adapter: Adapter) -> nn.Module:
-        linear = share_frozen(adapter.base)
-        with torch.no_grad():
-            linear.weight = nn.Parameter(adapter.weight.clone(), requires_grad=False)
+        linear = nn.utils.skip_init(
+            nn.Linear, adapter.in_features, adapter.out_features, bias=adapter.bias is not None
+        ).to(adapter.base.weight)
+        # Inside a user's autocast ΔW would be rounded to its dtype.
+        with torch.no_grad(), torch.autocast(adapter.base.weight.device.type, enabled=False):
+            linear.weight.copy_(adapter.weight)
             if adapter.bias is not None:
-                linear.bias = nn.Parameter(adapter.bias.clone(), requires_grad=False)
-        return linear
+                linear.bias.copy_(adapter.bias)
+        return linear.requires_grad_(False).train(adapter.training)
 
     return _without_adapters(model, merged)
 
 
 def detach(model: ModelT) -> ModelT:
-    """A copy of `model` with the original layers back, bit for bit.
+    """A copy of `model`, with memory of its own and the original layers back, bit for bit.
 
-    Raises ValueError where there is no adapter.
+    Only adapters are taken off: what `trainable=` trained stays as trained, and what is frozen in
+    `model` is frozen in the copy. Raises ValueError where there is no adapter.
     """
     return _without_adapters(model, lambda adapter: adapter.base)
 
 
 def _without_adapters(model: ModelT, plain: Callable[[Adapter], nn.Module]) -> ModelT:
-    copied = share_frozen(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} is not an nn.Module")
+    copied = copy.deepcopy(model)
     adapters = [module for module in copied.modules() if isinstance(module, Adapter)]
     if not adapters:
         raise ValueError("the model has no adapters; missviz.attach puts them there")
@@ -143,44 +162,72 @@ def _matching_layers(model: nn.Module, targets: Targets) -> list[str]:
 def _explain_no_match(
     model: nn.Module, pattern: str | re.Pattern[str], layers: dict[str, nn.Module]
 ) -> None:
-    shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    shown = _shown(pattern)
     modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(pattern, str) and pattern in modules:
+        if isinstance(modules[pattern], nn.Linear):
+            raise ValueError(f"targets={shown} is inside an adapter; a layer takes one adapter")
         found = type(modules[pattern]).__name__
-        raise TypeError(f"targets={shown!r} is a {found}, not an nn.Linear")
+        raise TypeError(f"targets={shown} is a {found}, not an nn.Linear")
     if not layers:
-        raise ValueError(f"targets={shown!r} matches nothing: the model has no linear layers")
-    raise ValueError(f"targets={shown!r} matches no linear layer; there are: {_listing(layers)}")
+        raise ValueError(f"targets={shown} matches nothing: the model has no linear layers")
+    whole = " (a regular expression must match the full name)" if shown != repr(pattern) else ""
+    raise ValueError(
+        f"targets={shown} matches no linear layer{whole}; there are: {_listing(list(layers))}"
+    )
 
 
-def _listing(names: dict[str, nn.Module], most: int = 20) -> str:
+def _shown(pattern: str | re.Pattern[str]) -> str:
+    return repr(pattern.pattern if isinstance(pattern, re.Pattern) else pattern)
+
+
+def _listing(names: list[str], most: int = 20) -> str:
     listed = [name or "(the model itself)" for name in names]
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
 
 
-def _matching_parameters(
-    model: nn.Module, trainable: Targets
-) -> list[tuple[str, nn.Parameter]]:
-    parameters = dict(model.named_parameters())
-    matched: dict[str, nn.Parameter] = {}
+def _train_copies(model: nn.Module, trainable: Targets, adapted: set[nn.Module]) -> None:
+    """Give the parameters that `trainable` names memory of their own and let them be trained.
+
+    Not those of layers with an adapter (now or before): W₀ stays what ΔW is measured from.
+    """
+    fixed = {
+        id(parameter)
+        for module in model.modules()
+        if module in adapted or isinstance(module, Adapter)
+        for parameter in module.parameters()
+    }
+    # Under every name: a tied parameter is found by each, and stays tied.
+    places = dict(model.named_parameters(remove_duplicate=False))
+    copies: dict[int, nn.Parameter] = {}
     for pattern in _patterns("trainable", trainable):
-        hits = {
-            name: parameter
-            for name, parameter in parameters.items()
+        hits = [
+            parameter
+            for name, parameter in places.items()
             if any(_matches(prefix, pattern) for prefix in _prefixes(name))
-        }
+        ]
         if not hits:
             raise ValueError(
-                f"trainable={pattern!r} matches no parameter; there are: "
-                f"{', '.join(list(parameters)[:20])}"
+                f"trainable={_shown(pattern)} matches no parameter; there are: "
+                f"{_listing(list(places))}"
             )
-        matched |= hits
-    return list(matched.items())
+        free = [parameter for parameter in hits if id(parameter) not in fixed]
+        if not free:
+            raise ValueError(
+                f"trainable={_shown(pattern)} names only parameters of layers with an adapter, "
+                "whose W₀ and bias stay frozen"
+            )
+        for parameter in free:
+            copies[id(parameter)] = nn.Parameter(parameter.detach().clone())
+    for place, parameter in places.items():
+        if id(parameter) in copies:
+            owner, _, leaf = place.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, copies[id(parameter)])
 
 
 def _prefixes(name: str) -> list[str]:
-    """"a.b.weight" → "a", "a.b", "a.b.weight": the modules that hold a parameter, and itself."""
+    """ "a.b.weight" → "a", "a.b", "a.b.weight": the modules that hold a parameter, and itself."""
     parts = name.split(".")
     return [".".join(parts[: end + 1]) for end in range(len(parts))]
 

@@ -1,4 +1,4 @@
-"""The one idea of missviz: a `Method` bound to a linear layer is an `Adapter`, and that is an `Update`.
+"""The one idea of missviz: a `Method` bound to a linear layer is an `Adapter`, an `Update` on it.
 
 Symbols, here and everywhere: d = out_features, k = in_features, r = rank; the frozen weight is
 W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW) x + b.
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from missviz.adapters import validation
 from missviz.randomness import generator_for
@@ -40,9 +41,11 @@ class Update(abc.ABC):
 
     @abc.abstractmethod
     def delta(self) -> Float[Tensor, "*member out in_"]:
-        """ΔW = effective weight minus the original W₀, built in full from the paper's definition."""
+        """ΔW = effective weight minus the original W₀, in full, from the paper's definition."""
 
-    def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]] | None:
+    def factors(
+        self,
+    ) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]] | None:
         """(left, right) with ΔW = left @ right, or None where ΔW is no product of thin factors."""
         return None
 
@@ -54,8 +57,12 @@ class Update(abc.ABC):
         """
         thin = self.factors()
         if thin is None:
-            return torch.linalg.svdvals(self.delta().detach().double())
+            delta = self.delta().detach().double()
+            validation.finite("ΔW", delta)
+            return torch.linalg.svdvals(delta)
         left, right = (factor.detach().double() for factor in thin)
+        validation.finite("ΔW's left factor", left)
+        validation.finite("ΔW's right factor", right)
         core = torch.linalg.qr(left).R @ torch.linalg.qr(right.mT).R.mT
         values = torch.linalg.svdvals(core)
         missing = min(left.shape[-2], right.shape[-1]) - values.shape[-1]
@@ -103,16 +110,20 @@ class Method(abc.ABC):
             TypeError: `linear` is not an nn.Linear with floating-point weights.
             ValueError: its weights are empty, or the method does not fit its shape.
         """
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator={generator!r} is not a torch.Generator")
+        self.check_layer(linear)
+        return self.adapter(share_frozen(linear), generator or generator_for("on"))
+
+    def check_layer(self, linear: nn.Linear) -> None:
+        """Raise what `on` raises, without making an adapter."""
         if isinstance(linear, Adapter):
             raise TypeError(
                 f"this layer already has an adapter ({linear.method.name}); "
                 "take `adapter.base`, or `missviz.merge` it first"
             )
         validation.linear_layer(linear)
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator={generator!r} is not a torch.Generator")
         self.check_shape(linear.out_features, linear.in_features)
-        return self.adapter(share_frozen(linear), generator or generator_for("on"))
 
     def __str__(self) -> str:
         return self.name
@@ -126,7 +137,7 @@ class Adapter(nn.Module, Update):
     """
 
     stackable: ClassVar[bool] = False
-    """Whether the formulas hold with a leading member dimension on every tensor (see `ensemble`)."""
+    """Whether the formulas hold with a leading member dimension on every tensor."""
 
     base: nn.Linear
 
@@ -148,7 +159,9 @@ class Adapter(nn.Module, Update):
     def delta(self) -> Float[Tensor, "*member out in_"]:
         thin = self.factors()
         if thin is None:
-            raise NotImplementedError(f"{type(self).__name__} defines neither factors() nor delta()")
+            raise NotImplementedError(
+                f"{type(self).__name__} defines neither factors() nor delta()"
+            )
         left, right = thin
         return left @ right
 
@@ -182,27 +195,30 @@ class Adapter(nn.Module, Update):
         return self.base.bias
 
     def extra_repr(self) -> str:
-        return f"{self.method.name}, in_features={self.in_features}, out_features={self.out_features}"
+        return (
+            f"{self.method.name}, in_features={self.in_features}, out_features={self.out_features}"
+        )
 
 
 def share_frozen(module: ModuleT) -> ModuleT:
     """A copy of `module` that shares its parameters' memory and cannot train them.
 
-    Adapters inside keep their trainable parameters, as copies of their own.
+    Where adapters are inside already, what they left trainable stays so, as a copy of its own.
     """
-    trained = {
-        id(parameter)
-        for adapter in module.modules()
-        if isinstance(adapter, Adapter)
-        for parameter in adapter.parameters()
-        if parameter.requires_grad
-    }
+    adapted = any(isinstance(part, Adapter) for part in module.modules())
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise ValueError("a lazy layer has no weights yet; run one batch through the model")
     memo: dict[int, Any] = {
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
         for parameter in module.parameters()
-        if id(parameter) not in trained
+        if not (adapted and parameter.requires_grad)
     }
-    shared = copy.deepcopy(module, memo)
+    try:
+        shared = copy.deepcopy(module, memo)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model cannot be copied, so it cannot be adapted without changing it: {error}"
+        ) from error
     for part in shared.modules():
         part.register_load_state_dict_pre_hook(_own_memory)
     return shared

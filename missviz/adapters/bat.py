@@ -14,7 +14,7 @@ from missviz.adapters.shards import shard_sums
 
 @dataclass(frozen=True)
 class Bat(Method):
-    """Cut W₀ into b × b blocks W_oi (o: output block, i: input block). Three methods are called Bat:
+    """Cut W₀ into b × b blocks W_oi (output block o, input block i). Three methods are called Bat:
 
         side="right", index="output"   ΔW_oi = W_oi D_o + D_o   D is (d/b) × b × b   PEFT's "bat"
         side="right", index="input"    ΔW_oi = W_oi D_i + D_i   D is (k/b) × b × b   RWKV-PEFT
@@ -62,13 +62,16 @@ class Bat(Method):
         return min(out_features, in_features)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.divides("block_size", self.block_size, "out_features", out_features)
-        validation.divides("block_size", self.block_size, "in_features", in_features)
+        validation.divides(
+            "block_size", self.block_size, in_features=in_features, out_features=out_features
+        )
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "BatAdapter":
         if self.side == "left":
             return LeftBatAdapter(self, base)
-        return InputBatAdapter(self, base) if self.index == "input" else OutputBatAdapter(self, base)
+        return (
+            InputBatAdapter(self, base) if self.index == "input" else OutputBatAdapter(self, base)
+        )
 
 
 class BatAdapter(Adapter):

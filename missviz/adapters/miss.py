@@ -91,7 +91,7 @@ class MiSS(Method):
         else:
             validation.at_most("rank", self.rank, "out_features", out_features)
         if self.mini is not None:
-            validation.divides("mini", self.mini, "out_features", out_features)
+            validation.divides("mini", self.mini, out_features=out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "MiSSAdapter":
         return MiSSAdapter(self, base)
@@ -173,4 +173,6 @@ def Bone(rank: int, *, published: datetime.date = datetime.date(2024, 11, 27)) -
         rank: PEFT's `r`; the block size where Bone was today's Bat.
         published: the date. From 27 Nov 2024 on Bone is `MiSS(rank)`, before that `Bat(rank)`.
     """
+    if type(published) is not datetime.date:
+        raise TypeError(f"published={published!r} is not a datetime.date")
     return MiSS(rank) if published >= datetime.date(2024, 11, 27) else Bat(rank)

@@ -54,6 +54,8 @@ def shard_sums(
     return torch.cat([x[..., :split].unflatten(-1, (longer, floor + 1)).sum(-1), shorter], -1)
 
 
-def spread(z: Float[Tensor, "*batch count"], size: int, layout: str) -> Float[Tensor, "*batch size"]:
+def spread(
+    z: Float[Tensor, "*batch count"], size: int, layout: str
+) -> Float[Tensor, "*batch size"]:
     """Each place gets its entry's value: z S, the transpose of `shard_sums`."""
     return z.index_select(-1, shard_owner(size, z.shape[-1], layout, z.device))

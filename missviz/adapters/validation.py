@@ -22,8 +22,8 @@ def positive_float(name: str, value: Any) -> float:
     """`value` as a finite float > 0. Raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is not a number; give one such as 1.0")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value} is not a positive finite number")
+    if not (math.isfinite(value) and float(value) > 0):
+        raise ValueError(f"{name}={value} is not a positive finite number, such as 1.0")
     return float(value)
 
 
@@ -36,7 +36,7 @@ def boolean(name: str, value: Any) -> bool:
 
 def one_of(name: str, value: Any, valid: tuple[str, ...]) -> str:
     """`value` if it is among `valid`; else ValueError that lists them."""
-    if value not in valid:
+    if not isinstance(value, str) or value not in valid:
         raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, valid))}")
     return str(value)
 
@@ -47,22 +47,26 @@ def at_most(name: str, value: int, limit_name: str, limit: int) -> None:
         raise ValueError(f"{name}={value} exceeds {limit_name}={limit}; the largest is {limit}")
 
 
-def divides(name: str, value: int, size_name: str, size: int) -> None:
-    """ValueError where `value` does not divide `size`, with the nearest values that do."""
-    if size % value == 0:
+def divides(name: str, value: int, **sizes: int) -> None:
+    """ValueError where `value` does not divide every one of `sizes`, with the nearest that do."""
+    undivided = [size for size in sizes if sizes[size] % value]
+    if not undivided:
         return
-    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    common = math.gcd(*sizes.values())
+    divisors = [n for n in range(1, common + 1) if common % n == 0]
     below = [n for n in divisors if n < value][-1:]
     above = [n for n in divisors if n > value][:1]
     nearest = ", ".join(map(str, below + above))
-    raise ValueError(f"{name}={value} does not divide {size_name}={size}; nearest: {nearest}")
+    size = undivided[0]
+    raise ValueError(f"{name}={value} does not divide {size}={sizes[size]}; nearest: {nearest}")
 
 
 def linear_layer(module: Any) -> None:
     """Raise unless `module` is a linear layer with non-empty floating-point weights."""
     if not isinstance(module, nn.Linear):
         raise TypeError(
-            f"expected an nn.Linear, got {type(module).__name__}; adapters go on linear layers"
+            f"linear: expected an nn.Linear, got {type(module).__name__}; "
+            "adapters go on linear layers"
         )
     if is_lazy(module.weight):
         raise ValueError("the linear layer has no weights yet; run one batch through the model")

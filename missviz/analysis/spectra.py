@@ -18,7 +18,7 @@ def spectrum(
             itself, (..., out, in).
 
     Raises:
-        TypeError: neither of them.
+        TypeError: neither of them, or not of a floating-point dtype.
         ValueError: a tensor with fewer than two dimensions, or with NaN or infinite entries.
     """
     if isinstance(update, Update):
@@ -27,5 +27,7 @@ def spectrum(
         raise TypeError(f"expected an adapter or a tensor, got {type(update).__name__}")
     if update.dim() < 2:
         raise ValueError(f"expected ΔW of shape (..., out, in), got {tuple(update.shape)}")
+    if not update.is_floating_point():
+        raise TypeError(f"ΔW of dtype {update.dtype} is not real floating point")
     validation.finite("ΔW", update)
     return torch.linalg.svdvals(update.detach().double())

@@ -57,9 +57,7 @@ class RaceDisplay(Display):
         else:
             first = table.groupby("method")["learning_rate"].transform("first")
             table = table[table["learning_rate"] == first]
-        curves = table.groupby(["method", "step"], sort=False)["loss"].agg(
-            ["mean", "std", "count"]
-        )
+        curves = table.groupby(["method", "step"], sort=False)["loss"].agg(["mean", "std", "count"])
         error = curves["std"] / np.sqrt(curves["count"]) * t.ppf(0.975, curves["count"] - 1)
         curves["low"], curves["high"] = curves["mean"] - error, curves["mean"] + error
         floor = runs.baselines

@@ -99,7 +99,7 @@ class TargetsDisplay(Display):
 def winner(runs: "Runs", target: str) -> str | None:
     """The method whose test loss is lower than every other's, each paired difference "lower" by
     `Runs.summary`'s rule; None where there is none."""
-    methods = [name for name in dict.fromkeys(runs.losses["method"])]
+    methods = list(dict.fromkeys(runs.losses["method"]))
     for method in methods:
         against = runs.summary(reference=method)
         rows = against[

@@ -34,7 +34,9 @@ class UpdateDisplay(Display):
         limit: float | None = None,
     ) -> None:
         if base.ndim != 2 or base.shape != delta.shape:
-            raise ValueError(f"base {base.shape} and delta {delta.shape} are not two equal matrices")
+            raise ValueError(
+                f"base {base.shape} and delta {delta.shape} are not two equal matrices"
+            )
         self.base, self.delta, self.name = base, delta, name
         largest = max(float(np.abs(square).max()) for square in (base, delta, base + delta))
         self.limit = limit or largest or 1.0
@@ -44,9 +46,7 @@ class UpdateDisplay(Display):
         """What an adapter does to its layer now."""
         # ΔW is built in float64: rounding of float32 products would show as rank.
         exact = copy.deepcopy(adapter).cpu().double()
-        base, delta = (
-            matrix.detach().numpy() for matrix in (exact.base.weight, exact.delta())
-        )
+        base, delta = (matrix.detach().numpy() for matrix in (exact.base.weight, exact.delta()))
         return cls(base=base, delta=delta, name=adapter.method.name, limit=limit)
 
     def summary(self) -> str:
@@ -73,9 +73,7 @@ class UpdateDisplay(Display):
         }
         self.ims_, self.texts_ = [], []
         for ax, (title, square) in zip(axes, squares.items(), strict=True):
-            self.ims_.append(
-                ax.imshow(square, cmap=DIVERGING, vmin=-self.limit, vmax=self.limit)
-            )
+            self.ims_.append(ax.imshow(square, cmap=DIVERGING, vmin=-self.limit, vmax=self.limit))
             ax.set(title=title, xticks=[], yticks=[])
             if max(square.shape) <= MOST_WITH_DIGITS:
                 self.texts_.append(

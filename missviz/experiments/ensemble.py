@@ -12,7 +12,7 @@ Members never meet: each has its own loss and gradient, and Adam is elementwise.
 import copy
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -21,11 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from missviz.adapters import validation
 from missviz.adapters.base import Adapter, apply_linear
 
 Item = TypeVar("Item")
 ModelT = TypeVar("ModelT", bound=nn.Module)
 Engine = Literal["auto", "native", "vmap"]
+ENGINES = ("auto", "native", "vmap")
 Split = tuple[Float[Tensor, "member n in_"], Float[Tensor, "member n out"]]
 
 
@@ -65,6 +67,9 @@ class Ensemble:
     """
 
     def __init__(self, models: Sequence[nn.Module], engine: Engine = "auto") -> None:
+        if not models:
+            raise ValueError("models is empty; an ensemble has at least one member")
+        validation.one_of("engine", engine, ENGINES)
         native = is_stackable(models[0])
         if engine == "native" and not native:
             raise ValueError('engine="native" needs a stackable model and adapters; use "vmap"')
@@ -88,20 +93,20 @@ class Ensemble:
     def frozen_part(self, x: Float[Tensor, "member n in_"]) -> Any:
         """What does not change while training on x, for `__call__`; None where there is nothing."""
         if self.engine == "native" and hasattr(self._model, "frozen_part"):
+            frozen_part: Callable[[Tensor], Any] = self._model.frozen_part  # type: ignore[assignment]
             with torch.no_grad():
-                return self._model.frozen_part(x)
+                return frozen_part(x)
         return None
 
     def __call__(
         self, x: Float[Tensor, "member n in_"], frozen: Any = None
     ) -> Float[Tensor, "member n out"]:
         if self.engine == "native":
-            prediction: Tensor = self._model(x) if frozen is None else self._model(x, frozen)
-            return prediction
+            return self._model(x) if frozen is None else self._model(x, frozen)
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+        def one(parameters: Mapping[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             prediction: Tensor = torch.func.functional_call(
-                self._model, (parameters, buffers), (x,)
+                self._model, {**parameters, **buffers}, (x,)
             )
             return prediction
 
@@ -172,11 +177,19 @@ def train(
         splits: name → (x, y), each (member, n, features); "train" must be among them.
         learning_rates: one per member, members of one rate side by side.
         steps: optimiser steps.
+
+    Raises ValueError where the parts don't fit together.
     """
+    if "train" not in splits:
+        raise ValueError(f"splits has no 'train', only {', '.join(splits) or 'nothing'}")
+    if len(learning_rates) != ensemble.size:
+        raise ValueError(
+            f"learning_rates has {len(learning_rates)} values for {ensemble.size} members"
+        )
+    if not ensemble.trained:
+        raise ValueError("nothing to train: every parameter is frozen")
     frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
-    losses = {
-        split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64) for split in splits
-    }
+    losses = {split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64) for split in splits}
     trained = ensemble.trained
     optimiser, slices = _adam(trained, learning_rates)
 

@@ -1,17 +1,19 @@
 """The "no free lunch" experiment of the MiSS paper (§3.1, Figure 2, Table 12), three ways.
 
-    published    the authors' public script, fact by fact: shared rate, second layer trained too
-    controlled   the same task, second layer frozen, each method's rate tuned on other seeds
-    teacher      a task that can be learnt: the teacher is the student's network with W₀ + M
+published    the authors' public script, fact by fact: shared rate, second layer trained too
+controlled   the same task, second layer frozen, each method's rate tuned on other seeds
+teacher      a task that can be learnt: the teacher is the student's network with W₀ + M
 """
 
 import copy
+import hashlib
 import platform
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,20 +21,28 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from missviz import __version__
+import missviz
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Method
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.full import FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
-from missviz.experiments.ensemble import LARGEST, Engine, Ensemble, never_alone, train
+from missviz.experiments.ensemble import (
+    ENGINES,
+    LARGEST,
+    Engine,
+    Ensemble,
+    never_alone,
+    train,
+)
 from missviz.experiments.runs import Runs
 from missviz.experiments.tasks import (
     PROTOCOLS,
     TARGETS,
+    WIDTH,
     Protocol,
     Target,
     TwoLayerNet,
@@ -47,6 +57,7 @@ from missviz.experiments.timings import adapter_timings
 FIRST_SEED = 43
 """Table 12's seed; n seeds are the n from here on."""
 
+TUNING_SEED = 1000
 ELEMENTWISE = "sin 2πx + 0.3 cos 3πx"
 GRID_RATIO = 10**0.5
 MOST_WIDENINGS = 4
@@ -104,7 +115,6 @@ def run_chunk(chunk: Chunk) -> dict[str, Any]:
     trained = train(ensemble, splits, [rate for _, rate in members], protocol.steps)
     asked = len(chunk.members)
     adapter = models[0].fc1
-    assert isinstance(adapter, Adapter)
     return {
         "losses": {split: losses[:asked] for split, losses in trained.losses.items()},
         "num_parameters": ensemble.num_parameters,
@@ -138,13 +148,13 @@ def no_free_lunch(
     *,
     targets: Sequence[str] | Mapping[str, Target] | None = None,
     tune_on: Literal["valid", "train"] = "valid",
-    tuning_seeds: Iterable[int] = range(1000, 1005),
+    tuning_seeds: int | Iterable[int] = 5,
     steps: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     engine: Engine = "auto",
     timings: bool = False,
-    cache: str | None = None,
+    cache: str | Path | None = None,
     progress: bool = False,
 ) -> Runs:
     """Adapt the first layer of a small network to a new task, with every method and seed.
@@ -166,13 +176,14 @@ def no_free_lunch(
             all), or {name: function (W₀, generator) → M} for your own.
         tune_on: the split whose lowest loss over the steps, averaged over `tuning_seeds`, chooses
             the rate. "train" shows what tuning for memorisation does.
-        tuning_seeds: seeds for that choice; none may be among `seeds`.
+        tuning_seeds: seeds for that choice, or how many from 1000 on; none may be among `seeds`.
         steps: adaptation steps; None means the protocol's (100, 100, 200).
         device: None means a GPU if there is one.
         dtype: of models and data.
         engine: "auto", "native" or "vmap" (`missviz.experiments.Ensemble`).
         timings: also time one layer, as in Figure 2's third panel (some seconds).
-        cache: folder in which finished chunks are kept and found again.
+        cache: folder in which finished chunks are kept and found again, by the same missviz code.
+            Methods and targets that missviz does not define are always run: their code may change.
         progress: show a progress bar.
 
     Returns:
@@ -186,12 +197,14 @@ def no_free_lunch(
     report_seeds = _checked_seeds("seeds", seeds)
     chosen_targets = _checked_targets(settings, targets)
     grid = _checked_rates(settings, learning_rates)
-    tuning = _checked_seeds("tuning_seeds", tuning_seeds) if settings.tuned else ()
+    tuning = _checked_seeds("tuning_seeds", tuning_seeds, TUNING_SEED) if settings.tuned else ()
     if shared := sorted(set(tuning) & set(report_seeds)):
         raise ValueError(f"tuning_seeds share {shared} with seeds; rates are chosen on other seeds")
     validation.one_of("tune_on", tune_on, ("valid", "train"))
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    validation.one_of("engine", engine, ENGINES)
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype={dtype} is not torch.float32 or torch.float64")
+    place = _checked_device(device)
     run = _kept(cache)
     # Choosing a rate must not see the test split, and need not pay for it.
     seen = {split: size for split, size in settings.samples.items() if split != "test"}
@@ -211,7 +224,7 @@ def no_free_lunch(
                 name,
                 chosen_targets[name],
                 dtype,
-                str(device),
+                place,
                 engine,
             )
             for start in range(0, len(members), LARGEST)
@@ -223,12 +236,12 @@ def no_free_lunch(
         total=len(chosen_targets) * len(methods), desc=protocol, unit="method", disable=not progress
     ) as bar:
         for name, target in chosen_targets.items():
-            floors.append(_baselines(settings, name, target, report_seeds, dtype, str(device)))
+            floors.append(_baselines(settings, name, target, report_seeds, dtype, place))
             for method in methods:
                 rates = grid
                 if settings.tuned:
 
-                    def score(tried: Sequence[float], method: Method = method, name: str = name):  # type: ignore[no-untyped-def]  # noqa: ANN202
+                    def score(tried: Sequence[float], method: Method = method, name: str = name):  # type: ignore[no-untyped-def]
                         members = [(seed, rate) for rate in tried for seed in tuning]
                         return _scores(train_members(method, name, members, blind), tune_on)
 
@@ -249,11 +262,11 @@ def no_free_lunch(
             "tuning_seeds": list(tuning),
             "tune_on": tune_on if settings.tuned else None,
             "dtype": str(dtype),
-            "device": str(device),
+            "device": place,
             "engine": engine,
             "threads": torch.get_num_threads(),
             "versions": {
-                "missviz": __version__,
+                "missviz": missviz.__version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
@@ -296,17 +309,45 @@ def _scores(frame: pd.DataFrame, split: str) -> dict[float, float]:
     lowest = on_split.groupby(["learning_rate", "seed"])["loss"].agg(
         lambda losses: losses.min() if np.isfinite(losses).all() else np.inf
     )
-    return {float(rate): float(loss) for rate, loss in lowest.groupby("learning_rate").mean().items()}
+    return {
+        float(rate): float(loss) for rate, loss in lowest.groupby("learning_rate").mean().items()
+    }
 
 
-def _kept(cache: str | None) -> Callable[[Chunk], dict[str, Any]]:
+def _kept(cache: str | Path | None) -> Callable[[Chunk], dict[str, Any]]:
     """`run_chunk`, or the same with its results kept in the folder `cache`."""
     if cache is None:
         return run_chunk
+    if not isinstance(cache, str | Path):
+        raise TypeError(f"cache={cache!r} is not a folder")
     from joblib import Memory
 
-    kept: Callable[[Chunk], dict[str, Any]] = Memory(cache, verbose=0).cache(run_chunk)
-    return kept
+    kept = Memory(cache, verbose=0).cache(_run_chunk_of_code)
+    code = _fingerprint()
+
+    def run(chunk: Chunk) -> dict[str, Any]:
+        defined = [type(chunk.method).__module__, getattr(chunk.target, "__module__", "missviz.")]
+        if not all(module.startswith("missviz.") for module in defined):
+            return run_chunk(chunk)
+        result: dict[str, Any] = kept(chunk, code)
+        return result
+
+    return run
+
+
+def _run_chunk_of_code(chunk: Chunk, code: str) -> dict[str, Any]:
+    """`run_chunk`; `code` only keeps results of other versions of missviz apart."""
+    return run_chunk(chunk)
+
+
+def _fingerprint() -> str:
+    """A hash of the code and library that a result depends on."""
+    package = Path(missviz.__file__).parent
+    digest = hashlib.blake2b(torch.__version__.encode())
+    for folder in ("adapters", "experiments", "."):
+        for source in sorted((package / folder).glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def _tidy(chunk: Chunk, result: dict[str, Any]) -> pd.DataFrame:
@@ -386,17 +427,19 @@ def _warn_of_edges(runs: Runs) -> None:
 def _checked_methods(methods: Sequence[Method] | None) -> tuple[Method, ...]:
     if methods is None:
         return default_methods()
-    if isinstance(methods, Method):
-        raise TypeError(f"methods={methods} is one method; give a list, such as [{methods!r}]")
+    if not isinstance(methods, Iterable):
+        raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
+    methods = tuple(methods)
     for method in methods:
         if not isinstance(method, Method):
             raise TypeError(f"methods has {method!r}, which is no missviz method")
+        method.check_shape(WIDTH, WIDTH)
     names = [method.name for method in methods]
     if not names:
         raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"methods has {', '.join(twice)} more than once; names key the results")
-    return tuple(methods)
+    return methods
 
 
 def _checked_protocol(name: str, steps: int | None) -> Protocol:
@@ -406,8 +449,10 @@ def _checked_protocol(name: str, steps: int | None) -> Protocol:
     return replace(PROTOCOLS[name], steps=validation.positive_int("steps", steps))
 
 
-def _checked_seeds(argument: str, seeds: int | Iterable[int]) -> tuple[int, ...]:
-    if isinstance(seeds, Iterable) and not isinstance(seeds, str):
+def _checked_seeds(
+    argument: str, seeds: int | Iterable[int], first: int = FIRST_SEED
+) -> tuple[int, ...]:
+    if isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes):
         listed = tuple(seeds)
         for seed in listed:
             if isinstance(seed, bool) or not isinstance(seed, Integral):
@@ -418,14 +463,24 @@ def _checked_seeds(argument: str, seeds: int | Iterable[int]) -> tuple[int, ...]
             raise ValueError(f"{argument} repeats a seed: {listed}")
         return tuple(int(seed) for seed in listed)
     count = validation.positive_int(argument, seeds)
-    return tuple(range(FIRST_SEED, FIRST_SEED + count))
+    return tuple(range(first, first + count))
+
+
+def _checked_device(device: str | torch.device | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.empty(0, device=device).device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} cannot be used here: {reason}") from error
 
 
 def _checked_rates(protocol: Protocol, rates: Sequence[float] | None) -> tuple[float, ...]:
     if rates is None:
         return protocol.learning_rates
-    if isinstance(rates, Real):
-        rates = [float(rates)]
+    if isinstance(rates, Real | str) or not isinstance(rates, Iterable):
+        raise TypeError(f"learning_rates={rates!r} is not a list of rates, such as [1e-3]")
     checked = tuple(validation.positive_float("learning_rates", rate) for rate in rates)
     if not checked:
         raise ValueError("learning_rates is empty; give at least one, such as [1e-3]")
@@ -448,7 +503,9 @@ def _checked_targets(
         chosen: dict[str, Target | None] = dict(targets)
     else:
         named = [targets] if isinstance(targets, str) else list(targets)
-        chosen = {name: TARGETS[validation.one_of("targets", name, tuple(TARGETS))] for name in named}
+        chosen = {
+            name: TARGETS[validation.one_of("targets", name, tuple(TARGETS))] for name in named
+        }
     if not chosen:
         raise ValueError("targets is empty; name at least one")
     return chosen

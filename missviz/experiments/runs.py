@@ -1,14 +1,16 @@
 """The result of an experiment: a tidy table of losses, and what can be said from it."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+
+from missviz.adapters import validation
 
 if TYPE_CHECKING:
     from missviz.displays.lunch import LunchDisplay
@@ -43,7 +45,7 @@ class Runs:
     def summary(
         self, reference: str | None = None, smallest_effect: float | None = None
     ) -> pd.DataFrame:
-        """Mean and 95 % interval over seeds of each metric, and the paired difference to one method.
+        """Mean and 95 % interval over seeds of each metric, and paired differences to one method.
 
         Args:
             reference: a method's name, whose loss is subtracted seed by seed; None means LoRA where
@@ -59,6 +61,8 @@ class Runs:
         "same" (it lies inside), else "undecided"; seeds, num_parameters, adapter_parameters,
         rate_on_edge.
         """
+        if smallest_effect is not None:
+            smallest_effect = validation.positive_float("smallest_effect", smallest_effect)
         key = (reference, smallest_effect)
         if key not in self._summaries:
             self._summaries[key] = _summarise(self, reference, smallest_effect)
@@ -70,9 +74,24 @@ class Runs:
 
         return LunchDisplay.from_runs(self).plot(**options)
 
+    def with_timings(self, timings: pd.DataFrame) -> "Runs":
+        """The same runs with `adapter_timings` beside them."""
+        return replace(self, timings=timings)
+
     @classmethod
     def join(cls, parts: "Sequence[Runs]") -> "Runs":
-        """Runs of the same protocol and seeds as one, in the given order."""
+        """Runs of other methods, all else equal, as one, in the given order.
+
+        Raises ValueError where there are none, a method comes twice, or the settings differ.
+        """
+        if not parts:
+            raise ValueError("parts is empty; there is nothing to join")
+        names = [name for part in parts for name in part.settings["methods"]]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"parts has {', '.join(twice)} more than once")
+        for key, value in parts[0].settings.items():
+            if key != "methods" and any(part.settings[key] != value for part in parts):
+                raise ValueError(f"parts differ in {key}, so they cannot be compared")
 
         def stacked(tables: list[pd.DataFrame | None]) -> pd.DataFrame | None:
             present = [table for table in tables if table is not None]
@@ -80,7 +99,7 @@ class Runs:
                 return None
             return pd.concat(present, ignore_index=True).drop_duplicates(ignore_index=True)
 
-        methods = [name for part in parts for name in part.settings["methods"]]
+        methods = {name: text for part in parts for name, text in part.settings["methods"].items()}
         losses = stacked([part.losses for part in parts])
         baselines = stacked([part.baselines for part in parts])
         assert losses is not None
@@ -159,9 +178,7 @@ def verdict(low: float, high: float, smallest_effect: float) -> str:
     return "undecided"
 
 
-def _summarise(
-    runs: Runs, reference: str | None, smallest_effect: float | None
-) -> pd.DataFrame:
+def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None) -> pd.DataFrame:
     names = list(dict.fromkeys(runs.losses["method"]))
     if reference is None:
         reference = next((name for name in names if name.startswith("LoRA")), names[0])
@@ -170,7 +187,11 @@ def _summarise(
     edges: dict[tuple[Any, ...], bool] = {}
     if runs.tuning is not None:
         chosen = runs.tuning[runs.tuning["chosen"]]
-        edges = dict(zip(zip(chosen["target"], chosen["method"], strict=True), chosen["on_edge"], strict=True))
+        edges = dict(
+            zip(
+                zip(chosen["target"], chosen["method"], strict=True), chosen["on_edge"], strict=True
+            )
+        )
     rows = []
     for target, of_target in runs.losses.groupby("target", sort=False):
         floor = runs.baselines[runs.baselines["target"] == target]

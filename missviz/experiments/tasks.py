@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.adapters.fixed_factor import make_factor
 from missviz.experiments.ensemble import Ensemble, never_alone, train
@@ -161,10 +162,11 @@ def teacher_function(base: TwoLayerNet, target: Target, seed: int, name: str) ->
     """The network `base` with W₀ + M in its first layer, in float64, as a function of x."""
     state = {name: tensor.double().cpu() for name, tensor in base.state_dict().items()}
     weight = state["fc1.weight"]
-    update = target(weight, generator_for(seed, "target", name))
+    update = target(weight.clone(), generator_for(seed, "target", name))
     if not isinstance(update, Tensor) or update.shape != weight.shape:
         got = tuple(update.shape) if isinstance(update, Tensor) else type(update).__name__
         raise ValueError(f"target {name!r} gave {got}; expected a tensor {tuple(weight.shape)}")
+    validation.finite(f"target {name!r}", update)
     first = weight + update.to(weight)
 
     def teach(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -49,11 +49,13 @@ def adapter_timings(
     training: dict[int, list[float]] = {case: [] for case in range(len(cases))}
     for repeat in range(repeats + 1):
         for case, (_, _, method) in enumerate(cases):
-            adapter, seconds = _timed(lambda method=method: method.on(linear))
-            _, train_seconds = _timed(lambda adapter=adapter: _train(adapter, x, y, steps))
+            started = time.perf_counter()
+            adapter = method.on(linear)
+            ready = time.perf_counter()
+            _train(adapter, x, y, steps)
             if repeat:  # the first is a warm-up
-                init[case].append(seconds)
-                training[case].append(train_seconds)
+                init[case].append(ready - started)
+                training[case].append(time.perf_counter() - ready)
     return pd.DataFrame(
         {
             "method": method.name,
@@ -73,14 +75,10 @@ def _variants(
     """The method at each rank (or block size) that fits, or as it is."""
     for setting in ("rank", "block_size"):
         if hasattr(method, setting):
-            return [(rank, replace(method, **{setting: rank})) for rank in ranks if rank <= features]
+            return [
+                (rank, replace(method, **{setting: rank})) for rank in ranks if rank <= features
+            ]
     return [(None, method)]
-
-
-def _timed(work: Callable[[], Adapter | None]) -> tuple[Adapter, float]:
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started  # type: ignore[return-value]
 
 
 def _train(adapter: Adapter, x: torch.Tensor, y: torch.Tensor, steps: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets as widgets
 
 
-class Prediction(widgets.VBox):  # type: ignore[misc]
+class Prediction(widgets.VBox):
     """A question with radio buttons. `guess` is the choice so far, or None."""
 
     def __init__(self, question: str, choices: Sequence[Any]) -> None:

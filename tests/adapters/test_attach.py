@@ -3,12 +3,13 @@
 import copy
 import re
 
-import missviz as mv
 import pytest
 import torch
+from torch import nn
+
+import missviz as mv
 from missviz.adapters.base import Adapter
 from missviz.testing import randomise
-from torch import nn
 
 
 class Net(nn.Module):
@@ -75,7 +76,10 @@ def test_attached_copy_leaves_the_model_alone(model: Net) -> None:
     assert trained == [f"blocks.{i}.fc{j}.D" for i in (0, 1) for j in (1, 2)]
     assert attached.embedding.weight.data_ptr() == model.embedding.weight.data_ptr()
     assert attached.blocks[0].fc1.base.weight.data_ptr() == model.blocks[0].fc1.weight.data_ptr()
-    assert attached.blocks[0].norm.running_mean.data_ptr() != model.blocks[0].norm.running_mean.data_ptr()
+    assert (
+        attached.blocks[0].norm.running_mean.data_ptr()
+        != model.blocks[0].norm.running_mean.data_ptr()
+    )
     optimiser = torch.optim.SGD([p for p in attached.parameters() if p.requires_grad], lr=1.0)
     attached(TOKENS).square().sum().backward()
     optimiser.step()
@@ -225,3 +229,106 @@ def test_autocast(model: Net) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = attached(TOKENS)
     assert torch.allclose(y.float(), model(TOKENS), atol=0.05)
+
+
+def tied() -> nn.ModuleDict:
+    model = nn.ModuleDict(
+        {
+            "fc": nn.Linear(6, 6),
+            "embedding": nn.Embedding(9, 6),
+            "head": nn.Linear(6, 9, bias=False),
+        }
+    )
+    model["head"].weight = model["embedding"].weight
+    return model
+
+
+@pytest.mark.parametrize("trainable", ["embedding", "head", "head.weight"])
+def test_trainable_keeps_ties(trainable: str) -> None:
+    attached = mv.attach(tied(), mv.LoRA(2), "fc", trainable=trainable)
+    assert attached["head"].weight is attached["embedding"].weight
+    assert attached["head"].weight.requires_grad
+
+
+def test_detach_keeps_ties() -> None:
+    detached = mv.detach(mv.attach(tied(), mv.LoRA(2), "head"))
+    assert detached["head"].weight is detached["embedding"].weight
+
+
+@pytest.mark.parametrize("back", [mv.merge, mv.detach])
+def test_what_comes_back_has_memory_of_its_own(back) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    before = copy.deepcopy(model.state_dict())
+    attached = mv.attach(model, mv.LoRA(2), "0", trainable="1")
+    plain = back(attached).requires_grad_()
+    kept = copy.deepcopy(plain.state_dict())
+    for parameter in attached.parameters():
+        if parameter.requires_grad:
+            parameter.data += 1
+    assert all(torch.equal(t, kept[name]) for name, t in plain.state_dict().items())
+    for parameter in plain.parameters():
+        parameter.data += 1
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_second_attach_keeps_what_the_first_left_trainable() -> None:
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(3)])
+    first = mv.attach(model, mv.LoRA(2), "0", trainable="2")
+    second = mv.attach(first, mv.LoRA(2), "1")
+    assert second[2].weight.requires_grad
+    assert second[2].weight.data_ptr() != first[2].weight.data_ptr()
+    assert not second[1].base.weight.requires_grad
+
+
+@pytest.mark.parametrize("trainable", ["0", "0.bias", "0.base"])
+def test_w0_of_an_adapted_layer_is_never_trainable(trainable: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    first = mv.attach(model, mv.LoRA(2), "0")
+    with pytest.raises(
+        ValueError, match=r"only parameters of layers with an adapter|matches no param"
+    ):
+        mv.attach(model, mv.LoRA(2), "0", trainable=trainable)
+    with pytest.raises(
+        ValueError, match=r"only parameters of layers with an adapter|matches no param"
+    ):
+        mv.attach(first, mv.LoRA(2), "1", trainable=trainable)
+    everything = mv.attach(model, mv.LoRA(2), "0", trainable="*")
+    assert everything[1].weight.requires_grad
+    assert not everything[0].base.weight.requires_grad
+
+
+def test_merge_of_a_parametrized_layer() -> None:
+    linear = nn.utils.parametrizations.weight_norm(nn.Linear(8, 6))
+    attached = mv.attach(nn.Sequential(linear), mv.MiSS(2))
+    randomise(attached[0])
+    x = torch.ones(2, 8)
+    merged = mv.merge(attached)
+    assert type(merged[0]) is nn.Linear
+    assert torch.allclose(merged(x), attached(x), atol=1e-6)
+
+
+def test_merge_inside_autocast_is_exact() -> None:
+    attached = mv.attach(nn.Sequential(nn.Linear(8, 6)), mv.LoRA(2))
+    randomise(attached[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = mv.merge(attached)
+    assert torch.equal(inside[0].weight, mv.merge(attached)[0].weight)
+
+
+def test_errors_name_the_layer_and_keep_their_kind() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(3))
+    with pytest.raises(ValueError, match="1: the linear layer has no weights yet"):
+        mv.attach(model, mv.MiSS(2))
+    with pytest.raises(ValueError, match="lazy layer has no weights yet"):
+        mv.attach(model, mv.MiSS(2), "0")
+    model[1] = nn.Linear(4, 4)
+    model[1].last = model[0](torch.ones(4))
+    with pytest.raises(ValueError, match="cannot be copied"):
+        mv.attach(model, mv.MiSS(2), "0")
+    with pytest.raises(TypeError, match="model=None is not an nn.Module"):
+        mv.attach(None, mv.MiSS(2))
+    with pytest.raises(TypeError, match="seed=1.5 is not a whole number"):
+        mv.attach(model, mv.MiSS(2), seed=1.5)
+    attached = mv.attach(nn.Sequential(nn.Linear(4, 4)), mv.MiSS(2))
+    with pytest.raises(ValueError, match="is inside an adapter"):
+        mv.attach(attached, mv.MiSS(2), "0.base")

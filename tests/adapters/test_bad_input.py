@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import missviz as mv
 import pytest
 import torch
 from torch import nn
+
+import missviz as mv
 
 LINEAR = nn.Linear(64, 48)
 
@@ -50,8 +51,8 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: mv.LoRA(49).on(LINEAR), ValueError, "rank=49 exceeds min(out_features, in_features)=48"),
     (lambda: mv.PiSSA(49).on(LINEAR), ValueError, "rank=49 exceeds min(out_features, in_features)"),
     # block sizes
-    (lambda: mv.Bat(5).on(nn.Linear(64, 64)), ValueError, "block_size=5 does not divide out_features=64; nearest: 4, 8"),
-    (lambda: mv.Bat(48).on(LINEAR), ValueError, "block_size=48 does not divide in_features=64; nearest: 32, 64"),
+    (lambda: mv.Bat(5).on(nn.Linear(64, 64)), ValueError, "block_size=5 does not divide in_features=64; nearest: 4, 8"),
+    (lambda: mv.Bat(48).on(LINEAR), ValueError, "block_size=48 does not divide in_features=64; nearest: 16"),
     (lambda: mv.Bat(65).on(nn.Linear(64, 64)), ValueError, "nearest: 64"),
     (lambda: mv.Bat(4, side="left", index="input"), ValueError, 'side="left" exists with index="output" only'),
     (lambda: mv.Bat(4, side="up"), ValueError, "side='up' is unknown; choose from 'right', 'left'"),

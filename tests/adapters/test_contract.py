@@ -5,14 +5,15 @@ import pickle
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
-import missviz as mv
 import pytest
 import torch
 from hypothesis import given
 from methods_under_test import IDS, VARIANTS, methods_and_shapes
+from torch import nn
+
+import missviz as mv
 from missviz.adapters.base import Adapter, Method
 from missviz.testing import TOLERANCES, check_method, random_linear, randomise
-from torch import nn
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
@@ -180,6 +181,14 @@ class TenthAdapter(Adapter):
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         c = self.c.detach() if self.fault == "gradient" else self.c
         y = x @ self.base.weight.mT * c
+        if self.fault == "late RNG":
+            y = y + 0 * torch.rand(1).item()
+        if self.fault == "value branch" and self.c.abs().sum() > 9:
+            y = y + 1
+        if self.fault == "view":
+            x.view(-1)
+        if self.fault == "eval" and not self.training:
+            y = 2 * y
         return y * 1.001 if self.fault == "forward" else y
 
 
@@ -198,6 +207,10 @@ def test_checker_passes_the_readers_own_method() -> None:
         ("factors", "left @ right"),
         ("gradient", "finite differences"),
         ("forward", "forward must be"),
+        ("late RNG", "global RNG"),
+        ("value branch", "raised RuntimeError"),
+        ("view", "raised RuntimeError"),
+        ("eval", "eval mode"),
     ],
 )
 def test_checker_finds_each_fault(fault: str, message: str) -> None:
@@ -213,3 +226,7 @@ def test_checker_finds_a_false_stackable() -> None:
 def test_checker_refuses_other_things() -> None:
     with pytest.raises(TypeError, match="is not a missviz"):
         check_method(nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nothing would be checked"):
+        check_method(mv.MiSS(2), shapes=[])
+    with pytest.raises(ValueError, match=r"dtypes has torch\.int8"):
+        check_method(mv.MiSS(2), dtypes=[torch.int8])

@@ -5,12 +5,13 @@ d = out_features, k = in_features, G = ∂L/∂W of a random linear functional o
 
 import math
 
-import missviz as mv
 import pytest
 import torch
+from torch import Tensor
+
+import missviz as mv
 from missviz.adapters.shards import shard_matrix, shard_owner
 from missviz.testing import random_linear, randomise
-from torch import Tensor
 
 OUT, IN, RANK = 20, 24, 6
 SHAPES = [(24, 6), (25, 6), (26, 6), (29, 6), (7, 5)]
@@ -38,7 +39,10 @@ def gradients(adapter: mv.Adapter) -> tuple[Tensor, dict[str, Tensor]]:
 
 def close(left: Tensor, right: Tensor, tolerance: float = 1e-12) -> bool:
     scale = max(1.0, float(right.detach().abs().max()))
-    return left.shape == right.shape and float((left - right).detach().abs().max()) <= tolerance * scale
+    return (
+        left.shape == right.shape
+        and float((left - right).detach().abs().max()) <= tolerance * scale
+    )
 
 
 def test_01_tiled_miss_is_d_times_t() -> None:
@@ -123,7 +127,12 @@ def test_07_gradient_norm_bound() -> None:
 
 @pytest.mark.parametrize(
     ("factor", "ratio"),
-    [("tiled", 1.0), ("block", 1.0), ("columns", math.sqrt(8 / 64)), ("gaussian", math.sqrt(8 / 64))],
+    [
+        ("tiled", 1.0),
+        ("block", 1.0),
+        ("columns", math.sqrt(8 / 64)),
+        ("gaussian", math.sqrt(8 / 64)),
+    ],
 )
 def test_08_isotropic_gradient_norms(factor: str, ratio: float) -> None:
     F = mv.FixedFactor(8, factor).on(random_linear(4, 64, torch.float64)).F
@@ -174,7 +183,9 @@ def test_11_null_space_and_block_order() -> None:
     assert silent.abs().max() > 0.1
     assert (silent @ adapter.delta().mT).abs().max() < 1e-12
     shuffled = x[:, [2, 0, 3, 1]]
-    assert close(shuffled.reshape(3, IN) @ adapter.delta().mT, x.reshape(3, IN) @ adapter.delta().mT)
+    assert close(
+        shuffled.reshape(3, IN) @ adapter.delta().mT, x.reshape(3, IN) @ adapter.delta().mT
+    )
 
 
 def test_12_shards_of_miss_are_copies() -> None:
@@ -217,8 +228,12 @@ def test_15_pissa_starts_at_zero_and_reaches_rank_2r(niter: int | None) -> None:
     scaling = alpha / rank
     assert not adapter.delta().any()
     S = torch.linalg.svdvals(linear.weight)[:rank]
-    assert close(adapter.A @ adapter.A.mT, torch.diag(S / scaling), 1e-12 if niter is None else 0.05)
-    assert close(adapter.B.mT @ adapter.B, torch.diag(S / scaling), 1e-12 if niter is None else 0.05)
+    assert close(
+        adapter.A @ adapter.A.mT, torch.diag(S / scaling), 1e-12 if niter is None else 0.05
+    )
+    assert close(
+        adapter.B.mT @ adapter.B, torch.diag(S / scaling), 1e-12 if niter is None else 0.05
+    )
     x, y = random(9, IN), random(9, OUT, seed=3)
     optimiser = torch.optim.Adam(adapter.parameters(), lr=1e-2)
     (adapter(x) - y).square().mean().backward()
@@ -311,7 +326,10 @@ def test_23_input_indexed_fast_form_and_matrix_form() -> None:
 
 
 def test_23_the_three_bats_are_different_functions() -> None:
-    adapters = [on(method, 24, 24) for method in (mv.Bat(4), mv.Bat(4, index="input"), mv.Bat(4, side="left"))]
+    adapters = [
+        on(method, 24, 24)
+        for method in (mv.Bat(4), mv.Bat(4, index="input"), mv.Bat(4, side="left"))
+    ]
     D = adapters[0].D.data
     deltas = []
     for adapter in adapters:

@@ -6,17 +6,20 @@ Shares with the library only the random draws (which arrays a seed stands for) a
 import math
 from collections.abc import Callable
 
-import missviz as mv
 import torch
-from missviz.randomness import generator_for, normal, uniform
 from torch import Tensor
+
+import missviz as mv
+from missviz.randomness import generator_for, normal, uniform
 
 Parameters = dict[str, Tensor]
 Delta = Callable[[Parameters, Tensor], Tensor]
 
 
 def data(seed: int, size: int, noise: float, split: str, target: Callable[[Tensor], Tensor]):
-    generator = generator_for(seed, split, "data") if split != "base" else generator_for(seed, "base data")
+    generator = (
+        generator_for(seed, split, "data") if split != "base" else generator_for(seed, "base data")
+    )
     x = uniform((size, 64), 1.0, generator)
     y = target(x)
     return x, y + normal((size, 64), noise, generator)
@@ -50,8 +53,13 @@ def base_network(seed: int, dtype: torch.dtype) -> Parameters:
     start = {}
     for name, shape in (("W1", (64, 64)), ("b1", (64,)), ("W2", (64, 64)), ("b2", (64,))):
         start[name] = uniform(shape, 1 / 8, generator).to(dtype)
-    x, y = (part.to(dtype) for part in data(seed, 50, 0.05, "base", lambda x: torch.sin(2 * math.pi * x)))
-    *_, last = adam(start, lambda p: mse(network(p["W1"], p["b1"], p["W2"], p["b2"], x), y), 1e-3, 250)
+    x, y = (
+        part.to(dtype)
+        for part in data(seed, 50, 0.05, "base", lambda x: torch.sin(2 * math.pi * x))
+    )
+    *_, last = adam(
+        start, lambda p: mse(network(p["W1"], p["b1"], p["W2"], p["b2"], x), y), 1e-3, 250
+    )
     return last
 
 
@@ -100,7 +108,9 @@ def describe(method: mv.Method, adapter: mv.Adapter) -> tuple[Parameters, Delta]
         variant = "left" if method.side == "left" else method.index
         return start, lambda p, W: bat(p["D"], W, method.block_size, variant)
     if method.mini:
-        return start, lambda p, W: repeat_columns(p["D"], tiled(64, method.rank))[tiled(64, method.mini)]
+        return start, lambda p, W: repeat_columns(p["D"], tiled(64, method.rank))[
+            tiled(64, method.mini)
+        ]
     owner = (tiled if method.layout == "tiled" else block)(64, method.rank)
     if method.share == "columns":
         return start, lambda p, W: repeat_columns(p["D"], owner)

@@ -6,18 +6,21 @@ import sys
 import warnings
 from pathlib import Path
 
-import missviz as mv
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from adapters.test_contract import Tenth
+
+import missviz as mv
 from missviz.experiments.no_free_lunch import choose_rate
 from missviz.experiments.runs import Runs, bootstrap_interval, verdict
-from missviz.experiments.tasks import TARGETS, TARGET_SIZE, TwoLayerNet
+from missviz.experiments.tasks import TARGET_SIZE, TARGETS, TwoLayerNet
 from missviz.randomness import generator_for
 
-nfl = sys.modules["missviz.experiments.no_free_lunch"]  # the module; its name is also the function's
+nfl = sys.modules[
+    "missviz.experiments.no_free_lunch"
+]  # the module; its name is also the function's
 
 SMALL = [mv.LoRA(2), mv.PiSSA(2), mv.MiSS(4), mv.FixedFactor(4, "orthogonal", gain=4.0)]
 CONTROL = "fixed orthogonal r=4 gain=4"
@@ -48,7 +51,9 @@ def per_seed(runs: Runs, method: str, metric: str) -> np.ndarray:
 
 def test_miss_has_the_lower_training_loss_on_every_seed(published: Runs) -> None:
     for rival in ("LoRA r=2", "PiSSA r=2"):
-        gap = per_seed(published, "MiSS r=4", "final train") - per_seed(published, rival, "final train")
+        gap = per_seed(published, "MiSS r=4", "final train") - per_seed(
+            published, rival, "final train"
+        )
         assert (gap < -0.01).all()
 
 
@@ -62,7 +67,9 @@ def test_a_constant_beats_them_all(published: Runs) -> None:
     floor = published.baselines
     floor = floor[(floor["baseline"] == "constant") & (floor["split"] == "valid")]
     for method in SMALL:
-        assert (per_seed(published, method.name, "min valid") > floor.sort_values("seed")["loss"]).all()
+        assert (
+            per_seed(published, method.name, "min valid") > floor.sort_values("seed")["loss"]
+        ).all()
 
 
 def test_miss_is_its_orthogonal_control(published: Runs) -> None:
@@ -82,7 +89,9 @@ def test_published_counts(published: Runs) -> None:
 
 def test_alpha_decides_the_order(published: Runs) -> None:
     scaled = mv.experiments.no_free_lunch([mv.LoRA(2, alpha=16)], seeds=range(43, 53))
-    gap = per_seed(scaled, "LoRA r=2 α=16", "final train") - per_seed(published, "MiSS r=4", "final train")
+    gap = per_seed(scaled, "LoRA r=2 α=16", "final train") - per_seed(
+        published, "MiSS r=4", "final train"
+    )
     assert bootstrap_interval(gap)[1] < 0
 
 
@@ -186,7 +195,9 @@ def test_results_depend_on_nothing_else() -> None:
             methods, seeds=seeds, steps=20, learning_rates=[1e-2, 1e-3]
         ).to_frame()
         same = frame[
-            (frame["method"] == "MiSS r=4") & (frame["seed"] == 45) & (frame["learning_rate"] == 1e-3)
+            (frame["method"] == "MiSS r=4")
+            & (frame["seed"] == 45)
+            & (frame["learning_rate"] == 1e-3)
         ]
         assert same["loss"].to_numpy().tolist() == alone["loss"].to_numpy().tolist()
     torch.set_rng_state(state)
@@ -222,7 +233,9 @@ def test_the_readers_own_method_runs_by_vmap() -> None:
     runs = mv.experiments.no_free_lunch([Tenth(), mv.MiSS(4)], seeds=3, steps=10)
     frame = runs.to_frame()
     own = frame[(frame["method"] == Tenth().name) & (frame["split"] == "train")]
-    assert (own[own["step"] == 10]["loss"].to_numpy() < own[own["step"] == 0]["loss"].to_numpy()).all()
+    assert (
+        own[own["step"] == 10]["loss"].to_numpy() < own[own["step"] == 0]["loss"].to_numpy()
+    ).all()
     with pytest.raises(ValueError, match='engine="native" needs a stackable'):
         mv.experiments.no_free_lunch([Tenth()], seeds=3, steps=1, engine="native")
 
@@ -235,7 +248,9 @@ def test_summary(published: Runs) -> None:
     assert row["low"] < row["mean"] < row["high"]
     paired = values - per_seed(published, "MiSS r=4", "final train")
     assert row["difference"] == pytest.approx(paired.mean())
-    assert (row["difference_low"], row["difference_high"]) == pytest.approx(bootstrap_interval(paired))
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(
+        bootstrap_interval(paired)
+    )
     assert row["verdict"] == "higher"
     assert summary.loc[("MiSS r=4", "final train"), "verdict"] == "reference"
     assert summary.loc[(CONTROL, "final train"), "verdict"] == "same"
@@ -320,7 +335,9 @@ def test_own_targets() -> None:
     assert set(runs.to_frame()["target"]) == {"corner"}
 
 
-def test_interrupted_work_is_kept_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_work_is_kept_and_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = dict(methods=[mv.LoRA(2), mv.MiSS(4)], seeds=3, steps=5)
     whole = mv.experiments.no_free_lunch(**options).to_frame()
     attach, calls = nfl.attach, []
@@ -342,6 +359,70 @@ def test_interrupted_work_is_kept_and_continued(tmp_path: Path, monkeypatch: pyt
     assert again["loss"].tolist() == whole["loss"].tolist()
 
 
+def test_own_code_is_never_taken_from_the_cache(tmp_path: Path) -> None:
+    def double(weight, generator):
+        return factor * weight
+
+    losses = []
+    for factor in (1.0, 2.0):  # noqa: B007 (read by `double`)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            runs = mv.experiments.no_free_lunch(
+                [mv.LoRA(1)], "teacher", 2, targets={"own": double}, steps=2, cache=tmp_path
+            )
+        losses.append(runs.losses["loss"].tolist())
+    assert losses[0] != losses[1]
+
+
+def test_a_target_cannot_change_the_base_network() -> None:
+    def vandal(weight, generator):
+        return weight.mul_(2)
+
+    options = dict(methods=[mv.LoRA(2)], seeds=2, steps=2, dtype=torch.float64)
+    before = mv.experiments.no_free_lunch(**options).losses["loss"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        mv.experiments.no_free_lunch(**options, protocol="teacher", targets={"vandal": vandal})
+    assert mv.experiments.no_free_lunch(**options).losses["loss"].equals(before)
+
+
+def test_join() -> None:
+    lora, miss = (
+        mv.experiments.no_free_lunch([method], seeds=3, steps=2)
+        for method in (mv.LoRA(2), mv.MiSS(4))
+    )
+    both = mv.experiments.no_free_lunch([mv.LoRA(2), mv.MiSS(4)], seeds=3, steps=2)
+    joined = Runs.join([lora, miss])
+    assert joined.losses["loss"].tolist() == both.losses["loss"].tolist()
+    assert joined.settings == both.settings
+    pd.testing.assert_frame_equal(joined.summary(), both.summary())
+    with pytest.raises(ValueError, match="LoRA r=2 more than once"):
+        Runs.join([lora, lora])
+    with pytest.raises(ValueError, match="parts differ in seeds"):
+        Runs.join([lora, mv.experiments.no_free_lunch([mv.MiSS(4)], seeds=2, steps=2)])
+    with pytest.raises(ValueError, match="parts is empty"):
+        Runs.join([])
+
+
+def test_ensemble_refuses_what_does_not_fit() -> None:
+    from missviz.experiments import Ensemble, train
+
+    nets = [TwoLayerNet(generator_for(seed)) for seed in (0, 1)]
+    x = torch.ones(2, 3, 64)
+    with pytest.raises(ValueError, match="models is empty"):
+        Ensemble([])
+    with pytest.raises(ValueError, match="engine='fast' is unknown"):
+        Ensemble(nets, "fast")
+    with pytest.raises(ValueError, match="learning_rates has 1 values for 2 members"):
+        train(Ensemble(nets), {"train": (x, x)}, [1e-3], 1)
+    with pytest.raises(ValueError, match="splits has no 'train'"):
+        train(Ensemble(nets), {"valid": (x, x)}, [1e-3] * 2, 1)
+    with pytest.raises(ValueError, match="nothing to train"):
+        train(
+            Ensemble([net.requires_grad_(False) for net in nets]), {"train": (x, x)}, [1e-3] * 2, 1
+        )
+
+
 def test_save(published: Runs, tmp_path: Path) -> None:
     published.save(tmp_path / "out")
     read = pd.read_csv(tmp_path / "out" / "losses.csv")
@@ -361,7 +442,13 @@ def test_timings() -> None:
     table = mv.experiments.adapter_timings(
         [mv.LoRA(2), mv.Bat(4), mv.FullFineTuning()], ranks=[1, 4], steps=2, repeats=2
     )
-    assert table["method"].tolist() == ["LoRA r=1", "LoRA r=4", "Bat b=1", "Bat b=4", "full fine-tuning"]
+    assert table["method"].tolist() == [
+        "LoRA r=1",
+        "LoRA r=4",
+        "Bat b=1",
+        "Bat b=4",
+        "full fine-tuning",
+    ]
     assert table["family"].tolist() == ["LoRA r=2"] * 2 + ["Bat b=4"] * 2 + ["full fine-tuning"]
     assert table["num_parameters"].tolist() == [128, 512, 64, 256, 4096]
     assert (table[["init_seconds", "train_seconds"]] > 0).all(axis=None)
@@ -372,7 +459,7 @@ def test_timings() -> None:
     [
         ({"protocol": "paper"}, ValueError, "protocol='paper' is unknown"),
         ({"methods": []}, ValueError, "methods is empty"),
-        ({"methods": mv.MiSS(4)}, TypeError, "is one method; give a list"),
+        ({"methods": mv.MiSS(4)}, TypeError, "is not a list of methods"),
         ({"methods": ["MiSS"]}, TypeError, "methods has 'MiSS'"),
         ({"methods": [mv.MiSS(4), mv.MiSS(4, form="expand")]}, ValueError, "more than once"),
         ({"methods": [mv.MiSS(65)]}, ValueError, "rank=65 exceeds in_features=64"),
@@ -383,6 +470,12 @@ def test_timings() -> None:
         ({"seeds": True}, TypeError, "seeds=True is not an integer"),
         ({"learning_rates": []}, ValueError, "learning_rates is empty"),
         ({"learning_rates": [0.0]}, ValueError, "learning_rates=0.0 is not a positive"),
+        ({"learning_rates": 1e-3}, TypeError, "learning_rates=0.001 is not a list of rates"),
+        ({"methods": "LoRA"}, TypeError, "methods has 'L'"),
+        ({"engine": "fast"}, ValueError, "engine='fast' is unknown"),
+        ({"dtype": torch.int32}, ValueError, "dtype=torch.int32 is not"),
+        ({"device": "gpu"}, ValueError, "device='gpu' cannot be used here"),
+        ({"cache": 5}, TypeError, "cache=5 is not a folder"),
         ({"learning_rates": ["fast"]}, TypeError, "learning_rates='fast' is not a number"),
         ({"targets": ["dense"]}, ValueError, 'targets are for protocol="teacher"'),
         ({"protocol": "teacher", "targets": ["smooth"]}, ValueError, "targets='smooth' is unknown"),

@@ -4,16 +4,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-import missviz as mv
 import numpy as np
 import pytest
 import torch
 from experiments import oracle
+
+import missviz as mv
 from missviz.adapters.base import Method
 from missviz.adapters.miss import MiSSAdapter
 from missviz.experiments import tasks
 
-nfl = sys.modules["missviz.experiments.no_free_lunch"]  # the module; its name is also the function's
+nfl = sys.modules[
+    "missviz.experiments.no_free_lunch"
+]  # the module; its name is also the function's
 
 METHODS: list[Method] = [
     mv.FullFineTuning(bias=True),

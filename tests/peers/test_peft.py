@@ -1,14 +1,15 @@
 """The same weights through Hugging Face PEFT: the same output, merged weight and gradients."""
 
 import hypothesis.strategies as st
-import missviz as mv
 import pytest
 import torch
 from hypothesis import given, settings
-from missviz.adapters.base import Method
-from missviz.testing import random_linear, randomise
 from peft import LoraConfig, MissConfig, get_peft_model
 from torch import Tensor, nn
+
+import missviz as mv
+from missviz.adapters.base import Method
+from missviz.testing import random_linear, randomise
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}
 
@@ -72,8 +73,12 @@ few = settings(max_examples=20)
 
 
 @few
-@given(d=sizes, k=sizes, data=st.data(), dtype=dtypes, alpha=st.integers(1, 32), rslora=st.booleans())
-def test_lora(d: int, k: int, data: st.DataObject, dtype: torch.dtype, alpha: int, rslora: bool) -> None:
+@given(
+    d=sizes, k=sizes, data=st.data(), dtype=dtypes, alpha=st.integers(1, 32), rslora=st.booleans()
+)
+def test_lora(
+    d: int, k: int, data: st.DataObject, dtype: torch.dtype, alpha: int, rslora: bool
+) -> None:
     rank = data.draw(st.integers(1, min(d, k)))
     linear = random_linear(d, k, dtype)
     ours = adapter(mv.LoRA(rank, alpha, rslora=rslora), linear)
@@ -108,7 +113,9 @@ def test_pissa(d: int, k: int, data: st.DataObject, alpha: int, niter: int | Non
 
 
 @few
-@given(d=sizes, k=sizes, data=st.data(), dtype=dtypes, form=st.sampled_from(["efficient", "expand"]))
+@given(
+    d=sizes, k=sizes, data=st.data(), dtype=dtypes, form=st.sampled_from(["efficient", "expand"])
+)
 def test_miss(d: int, k: int, data: st.DataObject, dtype: torch.dtype, form: str) -> None:
     rank = data.draw(st.integers(1, k))
     linear = random_linear(d, k, dtype)
@@ -134,9 +141,7 @@ def test_miss_mini(d: int, k: int, data: st.DataObject, dtype: torch.dtype) -> N
 def test_bat(d: int, k: int, b: int, dtype: torch.dtype) -> None:
     linear = random_linear(d * b, k * b, dtype)
     ours = adapter(mv.Bat(b), linear)
-    model, layer = peft_layer(
-        linear, MissConfig(r=b, init_weights="bat", target_modules=["fc"])
-    )
+    model, layer = peft_layer(linear, MissConfig(r=b, init_weights="bat", target_modules=["fc"]))
     compare(ours, model, [(ours.D, layer.miss_block["default"], False)], d * b)
 
 

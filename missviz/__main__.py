@@ -1,0 +1,5 @@
+"""`python -m missviz` is the command line."""
+
+from missviz.cli import app
+
+app()

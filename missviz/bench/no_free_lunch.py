@@ -1,0 +1,219 @@
+"""Seeds of one method as one ensemble, against a loop over Hugging Face PEFT models.
+
+Both sides get the same trained base networks and data, build their adapters, and do the same steps
+with the same evaluations (train and validation loss at every step). Adapter starts are copied from
+ours to PEFT's, so the losses must agree.
+"""
+
+import datetime
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, MissConfig, get_peft_model
+from torch import Tensor, nn
+
+import missviz
+from missviz.adapters.attach import attach
+from missviz.adapters.base import Method
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS
+from missviz.adapters.pissa import PiSSA
+from missviz.experiments.ensemble import Ensemble, train
+from missviz.experiments.no_free_lunch import FIRST_SEED, make_task
+from missviz.experiments.tasks import PROTOCOLS, TwoLayerNet, base_models, stack_splits
+
+PUBLISHED = PROTOCOLS["published"]
+RATE = PUBLISHED.learning_rates[0]
+Task = dict[str, tuple[Tensor, Tensor]]
+
+CASES: list[tuple[Method, Callable[[], Any]]] = [
+    (LoRA(2), lambda: LoraConfig(r=2, lora_alpha=2, target_modules=["fc1"])),
+    (
+        PiSSA(2),
+        lambda: LoraConfig(r=2, lora_alpha=2, init_lora_weights="pissa", target_modules=["fc1"]),
+    ),
+    (MiSS(4), lambda: MissConfig(r=4, target_modules=["fc1"])),
+]
+
+
+def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, Any]:
+    """Time both sides in turns. Returns medians, ratios and the largest difference in loss."""
+    place = torch.device(device)
+    chosen = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
+    bases = base_models(chosen, torch.float32, place)
+    tasks = [
+        {
+            split: (x.to(place, torch.float32), y.to(place, torch.float32))
+            for split, (x, y) in make_task(PUBLISHED, "", None, base, seed).items()
+        }
+        for seed, base in zip(chosen, bases, strict=True)
+    ]
+    rows = []
+    for method, config in CASES:
+        ours, theirs = [], []
+        for turn in range(rounds + 1):
+            losses, seconds = timed(run_ensemble, place, method, bases, tasks, chosen)
+            peer, peer_seconds = timed(run_peft, place, method, bases, tasks, chosen, config)
+            if turn:  # the first is a warm-up
+                ours.append(seconds / seeds)
+                theirs.append(peer_seconds / seeds)
+        ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
+        rows.append(
+            {
+                "method": method.name,
+                "missviz_ms_per_run": 1000 * statistics.median(ours),
+                "peft_ms_per_run": 1000 * statistics.median(theirs),
+                "ratio": statistics.median(ratios),
+                "ratio_lowest": min(ratios),
+                "ratio_highest": max(ratios),
+                "largest_loss_difference": float(np.abs(losses - peer).max()),
+            }
+        )
+    return {
+        "part": "no-free-lunch",
+        "seeds": seeds,
+        "rounds": rounds,
+        **machine(device),
+        "rows": rows,
+    }
+
+
+def timed(
+    work: Callable[..., np.ndarray], device: torch.device, *arguments: Any
+) -> tuple[np.ndarray, float]:
+    """The result of `work` and its seconds, with the device's queue empty before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    result = work(*arguments)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - started
+
+
+def adapted(method: Method, base: TwoLayerNet, seed: int) -> TwoLayerNet:
+    return attach(base, method, "fc1", seed=seed, trainable="fc2")
+
+
+def run_ensemble(
+    method: Method, bases: Sequence[TwoLayerNet], tasks: Sequence[Task], seeds: Sequence[int]
+) -> np.ndarray:
+    """Our side, build included: losses (split, member, step)."""
+    models = [adapted(method, base, seed) for base, seed in zip(bases, seeds, strict=True)]
+    first = next(iter(bases[0].parameters()))
+    splits = stack_splits(list(tasks), first.dtype, first.device)
+    losses = train(Ensemble(models), splits, [RATE] * len(models), PUBLISHED.steps).losses
+    return np.stack([losses["train"], losses["valid"]])
+
+
+def run_peft(
+    method: Method,
+    bases: Sequence[TwoLayerNet],
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    config: Callable[[], Any],
+) -> np.ndarray:
+    """PEFT's side, build included, one model after the other, as one would write it."""
+    members = []
+    for base, task, seed in zip(bases, tasks, seeds, strict=True):
+        copied = TwoLayerNet(torch.Generator()).to(next(iter(base.parameters())).device)
+        copied.load_state_dict(base.state_dict())
+        model = get_peft_model(copied, config())
+        layer = model.base_model.model.fc1
+        same_start(layer, method, base, seed)
+        model.base_model.model.fc2.requires_grad_(True)
+        members.append(train_one(model, task))
+    return np.array(members).transpose(1, 0, 2)
+
+
+def same_start(layer: Any, method: Method, base: TwoLayerNet, seed: int) -> None:
+    """LoRA's random A from our side; PiSSA's and MiSS's starts are the same by definition."""
+    if isinstance(method, LoRA):
+        with torch.no_grad():
+            layer.lora_A["default"].weight.copy_(adapted(method, base, seed).fc1.A)
+
+
+def train_one(model: nn.Module, task: Task) -> list[list[float]]:
+    """Losses [train, valid] after 0, 1, … steps."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=RATE)
+    criterion = nn.MSELoss()
+    (x, y), (x_valid, y_valid) = task["train"], task["valid"]
+    history: list[list[float]] = [[], []]
+    for step in range(PUBLISHED.steps + 1):
+        with torch.no_grad():
+            history[1].append(criterion(model(x_valid), y_valid).item())
+        loss = criterion(model(x), y)
+        history[0].append(loss.item())
+        if step < PUBLISHED.steps:
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return history
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a timing depends on."""
+    import peft
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = models[0].split(":", 1)[1].strip() if models else name
+    if device.startswith("cuda"):
+        name = torch.cuda.get_device_name(torch.device(device))
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=Path(missviz.__file__).parent,
+        check=False,
+    ).stdout.strip()
+    return {
+        "device": device,
+        "machine": name,
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        "commit": commit or "unknown",
+        "versions": {
+            "missviz": missviz.__version__,
+            "torch": torch.__version__,
+            "peft": peft.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def report(result: dict[str, Any], folder: Path) -> Path:
+    """Print the table and write the JSON; returns its path."""
+    print(
+        f"{result['seeds']} runs per method, {result['rounds']} rounds in turns, medians; "
+        f"{result['machine']}, {result['threads']} threads, torch {result['versions']['torch']}"
+    )
+    print(
+        f"{'method':10}{'missviz ms/run':>16}{'PEFT ms/run':>14}"
+        f"{'ratio (range)':>24}{'loss difference':>18}"
+    )
+    for row in result["rows"]:
+        spread = f"{row['ratio']:.1f} ({row['ratio_lowest']:.1f}-{row['ratio_highest']:.1f})"
+        print(
+            f"{row['method']:10}{row['missviz_ms_per_run']:16.2f}{row['peft_ms_per_run']:14.1f}"
+            f"{spread:>24}{row['largest_loss_difference']:18.1e}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['part']}-{result['device'].replace(':', '')}.json"
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path

@@ -1,0 +1,190 @@
+"""The command line: `missviz lab`, `missviz reproduce` and `missviz bench`."""
+
+import os
+import shutil
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import missviz
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="See how parameter-efficient fine-tuning works.",
+)
+
+
+@app.callback()
+def main() -> None:
+    """See how parameter-efficient fine-tuning works."""
+
+
+class Experiment(StrEnum):
+    no_free_lunch = "no-free-lunch"
+
+
+class ProtocolName(StrEnum):
+    published = "published"
+    controlled = "controlled"
+    teacher = "teacher"
+
+
+# --- lab --------------------------------------------------------------------------------------
+
+
+def lessons_folder() -> Path:
+    """Where the lessons are: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(missviz.__file__).parent
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if any(folder.glob("0*.ipynb")):
+            return folder
+    raise FileNotFoundError("the lessons are missing from this installation; reinstall missviz")
+
+
+def copy_lessons(source: Path, folder: Path) -> list[Path]:
+    """Copy the lessons into `folder`; a file that is there already is never touched.
+
+    Returns the files that were there with other contents.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = []
+    for lesson in sorted(source.glob("0*.ipynb")):
+        copy = folder / lesson.name
+        if not copy.exists():
+            temporary = copy.with_name(copy.name + ".part")
+            shutil.copyfile(lesson, temporary)
+            temporary.replace(copy)
+        elif copy.read_bytes() != lesson.read_bytes():
+            kept.append(copy)
+    return kept
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Work in this folder [default: ./missviz-lessons, or a checkout's own]."),
+    ] = None,
+) -> None:
+    """Open JupyterLab on the lessons. Further options go to JupyterLab, such as --no-browser."""
+    source = lessons_folder()
+    checkout = source.parent / "pyproject.toml"
+    if folder is None and checkout.exists():
+        folder = source
+    else:
+        folder = folder or Path("missviz-lessons")
+        for kept in copy_lessons(source, folder):
+            typer.echo(f"Kept your {kept}; delete it to get the original back.")
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    typer.echo(
+        f"Lessons in {folder.resolve()}; start with 00_start_here.ipynb. Ctrl-C ends JupyterLab."
+    )
+    try:
+        raise typer.Exit(subprocess.call([*command, *context.args]))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+# --- reproduce --------------------------------------------------------------------------------
+
+
+@app.command()
+def reproduce(
+    experiment: Experiment,
+    seeds: Annotated[int, typer.Option(help="How many seeds, from 43 on.")] = 10,
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and settings.")] = Path(
+        "no-free-lunch-results"
+    ),
+    protocol: Annotated[ProtocolName, typer.Option(help="How it is run.")] = ProtocolName.published,
+    steps: Annotated[
+        int | None, typer.Option(help="Adaptation steps, if not the protocol's.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda [default: a GPU if any].")] = None,
+) -> None:
+    """Run an experiment of the paper without a notebook, and write what it found.
+
+    Writes losses.csv, summary.csv, baselines.csv, settings.json and figures as SVG and PNG. After
+    Ctrl-C the tables hold the methods that were finished; the same command then goes on from there.
+    """
+    from tqdm.auto import tqdm
+
+    from missviz.displays import LunchDisplay, RaceDisplay, TargetsDisplay
+    from missviz.displays.base import Display
+    from missviz.experiments import Runs, adapter_timings, no_free_lunch
+    from missviz.experiments.no_free_lunch import default_methods
+
+    finished: list[Runs] = []
+    methods = default_methods()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tqdm(methods, desc=f"no free lunch, {protocol.value}", unit="method") as bar:
+            for method in bar:
+                bar.set_postfix_str(method.name)
+                part = no_free_lunch(
+                    [method],
+                    protocol.value,
+                    seeds,
+                    steps=steps,
+                    device=device,
+                    cache=str(out / "finished-chunks"),
+                )
+                finished.append(part)
+                runs = Runs.join(finished)
+                runs.save(out)
+        runs = Runs.join([*finished[:-1], finished[-1].with_timings(adapter_timings(methods))])
+    except KeyboardInterrupt:
+        names = ", ".join(name for part in finished for name in part.settings["methods"])
+        typer.echo(f"\nInterrupted. {out} has: {names or 'nothing yet'}. Run it again to go on.")
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, OSError) as error:
+        typer.echo(f"missviz: {error}", err=True)
+        raise typer.Exit(2) from None
+    runs.save(out)
+    figures: dict[str, Display] = {"figure-2": LunchDisplay.from_runs(runs).plot()}
+    for split in sorted(set(runs.losses["split"])):
+        figures[f"race-{split}"] = RaceDisplay.from_runs(runs, split).plot()
+    if protocol is ProtocolName.teacher:
+        figures["targets"] = TargetsDisplay.from_runs(runs).plot()
+    for name, figure in figures.items():
+        figure.save(out / f"{name}.svg")
+        figure.save(out / f"{name}.png")
+    typer.echo(figures["figure-2"].summary())
+    typer.echo(f"Written to {out}.")
+
+
+# --- bench ------------------------------------------------------------------------------------
+
+
+@app.command()
+def bench(
+    part: Experiment,
+    seeds: Annotated[int, typer.Option(help="Runs per method.")] = 32,
+    rounds: Annotated[int, typer.Option(help="Turns that each side takes.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for the JSON result.")] = Path(
+        "benchmarks/results"
+    ),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Measure missviz beside its peers, taking turns in one process; print ratios, write JSON."""
+    try:
+        from missviz.bench.no_free_lunch import compare, report
+    except ImportError as error:
+        typer.echo(
+            f"missviz: {error}. The benchmark needs PEFT: pip install 'missviz[peft]'", err=True
+        )
+        raise typer.Exit(2) from None
+    result = compare(seeds=seeds, rounds=rounds, device=device)
+    path = report(result, out)
+    typer.echo(f"Written to {path}.")
+
+
+if __name__ == "__main__":
+    app()
