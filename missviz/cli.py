@@ -119,7 +119,7 @@ def reproduce(
     from missviz.displays import LunchDisplay, RaceDisplay, TargetsDisplay
     from missviz.displays.base import Display
     from missviz.experiments import Runs, adapter_timings, no_free_lunch
-    from missviz.experiments.no_free_lunch import default_methods
+    from missviz.experiments.arguments import default_methods
 
     finished: list[Runs] = []
     methods = default_methods()

@@ -1,5 +1,6 @@
 """Bat, block affine transformation: every block of the update is made from that block of W₀."""
 
+import abc
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +91,13 @@ class BatAdapter(Adapter):
         b = self.method.block_size
         return self.base.weight.unflatten(-1, (-1, b)).unflatten(-3, (-1, b))
 
+    @abc.abstractmethod
+    def delta_blocks(self) -> Float[Tensor, "*member O b I b"]:
+        """ΔW cut as `blocks` cuts W₀."""
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        return self.delta_blocks().flatten(-2).flatten(-3, -2)
+
     def block_products(self, z: Float[Tensor, "*batch n b"]) -> Float[Tensor, "*batch nb"]:
         """blockdiag(D) z: D_n z_n for each block n."""
         if self.D.dim() == 3:
@@ -100,9 +108,9 @@ class BatAdapter(Adapter):
 class OutputBatAdapter(BatAdapter):
     """ΔW_oi = W_oi D_o + D_o. Each output block sees its own mixture of x, so ΔW is built."""
 
-    def delta(self) -> Float[Tensor, "*member out in_"]:
+    def delta_blocks(self) -> Float[Tensor, "*member O b I b"]:
         products = torch.einsum("...oaic,...oce->...oaie", self.blocks(), self.D)
-        return (products + self.D.unsqueeze(-2)).flatten(-2).flatten(-3, -2)
+        return products + self.D.unsqueeze(-2)
 
     def forward(
         self,
@@ -117,9 +125,9 @@ class OutputBatAdapter(BatAdapter):
 class InputBatAdapter(BatAdapter):
     """ΔW_oi = W_oi D_i + D_i, so ΔW x = W₀ z + tile(Σ_i z_i) with z_i = D_i x_i."""
 
-    def delta(self) -> Float[Tensor, "*member out in_"]:
+    def delta_blocks(self) -> Float[Tensor, "*member O b I b"]:
         products = torch.einsum("...oaic,...ice->...oaie", self.blocks(), self.D)
-        return (products + self.D.transpose(-3, -2).unsqueeze(-4)).flatten(-2).flatten(-3, -2)
+        return products + self.D.transpose(-3, -2).unsqueeze(-4)
 
     def forward(
         self,
@@ -137,9 +145,9 @@ class InputBatAdapter(BatAdapter):
 class LeftBatAdapter(BatAdapter):
     """ΔW_oi = D_o W_oi + D_o, so (ΔW x)_o = D_o ((W₀ x)_o + S) with S = Σ_i x_i."""
 
-    def delta(self) -> Float[Tensor, "*member out in_"]:
+    def delta_blocks(self) -> Float[Tensor, "*member O b I b"]:
         products = torch.einsum("...oac,...ocie->...oaie", self.D, self.blocks())
-        return (products + self.D.unsqueeze(-2)).flatten(-2).flatten(-3, -2)
+        return products + self.D.unsqueeze(-2)
 
     def forward(
         self,

@@ -26,8 +26,9 @@ from missviz.adapters.base import Method
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
+from missviz.experiments.arguments import FIRST_SEED
 from missviz.experiments.ensemble import Ensemble, train
-from missviz.experiments.no_free_lunch import FIRST_SEED, make_task
+from missviz.experiments.no_free_lunch import make_task
 from missviz.experiments.tasks import PROTOCOLS, TwoLayerNet, base_models, stack_splits
 
 PUBLISHED = PROTOCOLS["published"]

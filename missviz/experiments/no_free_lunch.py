@@ -10,9 +10,10 @@ import hashlib
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +26,15 @@ import missviz
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Method
-from missviz.adapters.fixed_factor import FixedFactor
-from missviz.adapters.full import FullFineTuning
-from missviz.adapters.lora import LoRA
-from missviz.adapters.miss import MiSS
-from missviz.adapters.pissa import PiSSA
+from missviz.experiments.arguments import (
+    TUNING_SEED,
+    checked_device,
+    checked_methods,
+    checked_protocol,
+    checked_rates,
+    checked_seeds,
+    checked_targets,
+)
 from missviz.experiments.ensemble import (
     ENGINES,
     LARGEST,
@@ -40,9 +45,6 @@ from missviz.experiments.ensemble import (
 )
 from missviz.experiments.runs import Runs
 from missviz.experiments.tasks import (
-    PROTOCOLS,
-    TARGETS,
-    WIDTH,
     Protocol,
     Target,
     TwoLayerNet,
@@ -54,25 +56,8 @@ from missviz.experiments.tasks import (
 )
 from missviz.experiments.timings import adapter_timings
 
-FIRST_SEED = 43
-"""Table 12's seed; n seeds are the n from here on."""
-
-TUNING_SEED = 1000
-ELEMENTWISE = "sin 2πx + 0.3 cos 3πx"
 GRID_RATIO = 10**0.5
 MOST_WIDENINGS = 4
-
-
-def default_methods() -> tuple[Method, ...]:
-    """Figure 2's methods at Table 12's ranks, as far as this version has them, full fine-tuning
-    with bias as in the script, and MiSS's control: a frozen orthogonal factor of equal gain √g."""
-    return (
-        FullFineTuning(bias=True),
-        LoRA(2),
-        PiSSA(2),
-        MiSS(4),
-        FixedFactor(4, "orthogonal", gain=4.0),
-    )
 
 
 @dataclass(frozen=True)
@@ -192,19 +177,19 @@ def no_free_lunch(
     Raises:
         TypeError, ValueError: naming the argument and what would be valid.
     """
-    methods = _checked_methods(methods)
-    settings = _checked_protocol(protocol, steps)
-    report_seeds = _checked_seeds("seeds", seeds)
-    chosen_targets = _checked_targets(settings, targets)
-    grid = _checked_rates(settings, learning_rates)
-    tuning = _checked_seeds("tuning_seeds", tuning_seeds, TUNING_SEED) if settings.tuned else ()
+    methods = checked_methods(methods)
+    settings = checked_protocol(protocol, steps)
+    report_seeds = checked_seeds("seeds", seeds)
+    chosen_targets = checked_targets(settings, targets)
+    grid = checked_rates(settings, learning_rates)
+    tuning = checked_seeds("tuning_seeds", tuning_seeds, TUNING_SEED) if settings.tuned else ()
     if shared := sorted(set(tuning) & set(report_seeds)):
         raise ValueError(f"tuning_seeds share {shared} with seeds; rates are chosen on other seeds")
     validation.one_of("tune_on", tune_on, ("valid", "train"))
     validation.one_of("engine", engine, ENGINES)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not torch.float32 or torch.float64")
-    place = _checked_device(device)
+    place = checked_device(device)
     run = _kept(cache)
     # Choosing a rate must not see the test split, and need not pay for it.
     seen = {split: size for split, size in settings.samples.items() if split != "test"}
@@ -231,28 +216,39 @@ def no_free_lunch(
         )
         return pd.concat([_tidy(chunk, run(chunk)) for chunk in chunks], ignore_index=True)
 
-    frames, tuned, floors = [], [], []
-    with tqdm(
-        total=len(chosen_targets) * len(methods), desc=protocol, unit="method", disable=not progress
-    ) as bar:
-        for name, target in chosen_targets.items():
-            floors.append(_baselines(settings, name, target, report_seeds, dtype, place))
-            for method in methods:
-                rates = grid
-                if settings.tuned:
+    def run_cell(cell: tuple[str, Method]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+        name, method = cell
+        if not settings.tuned:
+            members = [(seed, rate) for rate in grid for seed in report_seeds]
+            return train_members(method, name, members), None
 
-                    def score(tried: Sequence[float], method: Method = method, name: str = name):  # type: ignore[no-untyped-def]
-                        members = [(seed, rate) for rate in tried for seed in tuning]
-                        return _scores(train_members(method, name, members, blind), tune_on)
+        def score(rates: Sequence[float]) -> dict[float, float]:
+            members = [(seed, rate) for rate in rates for seed in tuning]
+            return _scores(train_members(method, name, members, blind), tune_on)
 
-                    table = choose_rate(score, grid, widen=learning_rates is None)
-                    tuned.append(table.assign(target=name, method=method.name))
-                    rates = tuple(table.loc[table["chosen"], "learning_rate"])
-                members = [(seed, rate) for rate in rates for seed in report_seeds]
-                frames.append(train_members(method, name, members))
-                bar.update()
+        table = choose_rate(score, grid, widen=learning_rates is None)
+        rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
+        losses = train_members(method, name, [(seed, rate) for seed in report_seeds])
+        return losses, table.assign(target=name, method=method.name)
+
+    floors = [
+        _baselines(settings, name, target, report_seeds, dtype, place)
+        for name, target in chosen_targets.items()
+    ]
+    cells = [(name, method) for name in chosen_targets for method in methods]
+    with side_by_side(len(cells), place) as workers:
+        done = list(
+            tqdm(
+                workers.map(run_cell, cells),
+                total=len(cells),
+                desc=protocol,
+                unit="method",
+                disable=not progress,
+            )
+        )
+    tuned = [table for _, table in done if table is not None]
     result = Runs(
-        losses=pd.concat(frames, ignore_index=True),
+        losses=pd.concat([losses for losses, _ in done], ignore_index=True),
         baselines=pd.concat(floors, ignore_index=True),
         settings={
             "protocol": {**asdict(settings), "learning_rates": list(grid)},
@@ -280,6 +276,25 @@ def no_free_lunch(
     )
     _warn_of_edges(result)
     return result
+
+
+@contextmanager
+def side_by_side(cells: int, device: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that each run whole ensembles, where there is more than one to run on a CPU.
+
+    Ensembles that take turns on all cores wait for the slowest core at every small operation,
+    which is ruinous on a busy machine; side by side on one core each they never wait.
+    """
+    cores = torch.get_num_threads()
+    workers = min(cells, cores) if device == "cpu" else 1
+    pool = ThreadPoolExecutor(workers)
+    try:
+        if workers > 1:
+            torch.set_num_threads(1)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
 
 
 def choose_rate(
@@ -419,93 +434,3 @@ def _warn_of_edges(runs: Runs) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-# --- What a user may pass ---------------------------------------------------------------------
-
-
-def _checked_methods(methods: Sequence[Method] | None) -> tuple[Method, ...]:
-    if methods is None:
-        return default_methods()
-    if not isinstance(methods, Iterable):
-        raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
-    methods = tuple(methods)
-    for method in methods:
-        if not isinstance(method, Method):
-            raise TypeError(f"methods has {method!r}, which is no missviz method")
-        method.check_shape(WIDTH, WIDTH)
-    names = [method.name for method in methods]
-    if not names:
-        raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"methods has {', '.join(twice)} more than once; names key the results")
-    return methods
-
-
-def _checked_protocol(name: str, steps: int | None) -> Protocol:
-    validation.one_of("protocol", name, tuple(PROTOCOLS))
-    if steps is None:
-        return PROTOCOLS[name]
-    return replace(PROTOCOLS[name], steps=validation.positive_int("steps", steps))
-
-
-def _checked_seeds(
-    argument: str, seeds: int | Iterable[int], first: int = FIRST_SEED
-) -> tuple[int, ...]:
-    if isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes):
-        listed = tuple(seeds)
-        for seed in listed:
-            if isinstance(seed, bool) or not isinstance(seed, Integral):
-                raise TypeError(f"{argument} has {seed!r}, which is not a whole number")
-        if not listed:
-            raise ValueError(f"{argument} is empty; give at least one seed")
-        if len(set(listed)) < len(listed):
-            raise ValueError(f"{argument} repeats a seed: {listed}")
-        return tuple(int(seed) for seed in listed)
-    count = validation.positive_int(argument, seeds)
-    return tuple(range(first, first + count))
-
-
-def _checked_device(device: str | torch.device | None) -> str:
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return str(torch.empty(0, device=device).device)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device={device!r} cannot be used here: {reason}") from error
-
-
-def _checked_rates(protocol: Protocol, rates: Sequence[float] | None) -> tuple[float, ...]:
-    if rates is None:
-        return protocol.learning_rates
-    if isinstance(rates, Real | str) or not isinstance(rates, Iterable):
-        raise TypeError(f"learning_rates={rates!r} is not a list of rates, such as [1e-3]")
-    checked = tuple(validation.positive_float("learning_rates", rate) for rate in rates)
-    if not checked:
-        raise ValueError("learning_rates is empty; give at least one, such as [1e-3]")
-    return tuple(dict.fromkeys(checked))
-
-
-def _checked_targets(
-    protocol: Protocol, targets: Sequence[str] | Mapping[str, Target] | None
-) -> dict[str, Target | None]:
-    if protocol.name != "teacher":
-        if targets is not None:
-            raise ValueError(f'targets are for protocol="teacher"; got protocol={protocol.name!r}')
-        return {ELEMENTWISE: None}
-    if targets is None:
-        return dict(TARGETS)
-    if isinstance(targets, Mapping):
-        for name, target in targets.items():
-            if not callable(target):
-                raise TypeError(f"target {name!r} is no function (W₀, generator) → M")
-        chosen: dict[str, Target | None] = dict(targets)
-    else:
-        named = [targets] if isinstance(targets, str) else list(targets)
-        chosen = {
-            name: TARGETS[validation.one_of("targets", name, tuple(TARGETS))] for name in named
-        }
-    if not chosen:
-        raise ValueError("targets is empty; name at least one")
-    return chosen

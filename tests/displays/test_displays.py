@@ -170,7 +170,7 @@ def test_a_method_looks_the_same_everywhere_and_unlike_others() -> None:
 
 
 def test_markers_and_dashes_differ_within_figure_2() -> None:
-    from missviz.experiments.no_free_lunch import default_methods
+    from missviz.experiments.arguments import default_methods
 
     looks = [method_style(method.name) for method in default_methods()]
     for attribute in ("color", "marker", "linestyle"):

@@ -13,6 +13,7 @@ import torch
 from adapters.test_contract import Tenth
 
 import missviz as mv
+from missviz.experiments.arguments import ELEMENTWISE
 from missviz.experiments.no_free_lunch import choose_rate
 from missviz.experiments.runs import Runs, bootstrap_interval, verdict
 from missviz.experiments.tasks import TARGET_SIZE, TARGETS, TwoLayerNet
@@ -166,7 +167,7 @@ def test_controlled_freezes_layer_two_and_nobody_generalises() -> None:
     methods = [mv.LoRA(2), mv.MiSS(4)]
     runs = mv.experiments.no_free_lunch(methods, "controlled", seeds=10)
     assert (runs.to_frame()["num_parameters"] == 256).all()
-    rows = on_test(runs, nfl.ELEMENTWISE)
+    rows = on_test(runs, ELEMENTWISE)
     for method in methods:
         assert abs(rows.loc[method.name, "mean"] - rows.loc["unadapted", "mean"]) < 0.01
         assert rows.loc[method.name, "low"] > rows.loc["constant", "high"]

@@ -1,0 +1,121 @@
+"""What a user may pass to `no_free_lunch`: each argument checked, in plain form."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral, Real
+
+import torch
+
+from missviz.adapters import validation
+from missviz.adapters.base import Method
+from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.full import FullFineTuning
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS
+from missviz.adapters.pissa import PiSSA
+from missviz.experiments.tasks import PROTOCOLS, TARGETS, WIDTH, Protocol, Target
+
+FIRST_SEED = 43
+"""Table 12's seed; n seeds are the n from here on."""
+
+TUNING_SEED = 1000
+ELEMENTWISE = "sin 2πx + 0.3 cos 3πx"
+
+
+def default_methods() -> tuple[Method, ...]:
+    """Figure 2's methods at Table 12's ranks, as far as this version has them, full fine-tuning
+    with bias as in the script, and MiSS's control: a frozen orthogonal factor of equal gain √g."""
+    return (
+        FullFineTuning(bias=True),
+        LoRA(2),
+        PiSSA(2),
+        MiSS(4),
+        FixedFactor(4, "orthogonal", gain=4.0),
+    )
+
+
+def checked_methods(methods: Sequence[Method] | None) -> tuple[Method, ...]:
+    if methods is None:
+        return default_methods()
+    if not isinstance(methods, Iterable):
+        raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
+    methods = tuple(methods)
+    for method in methods:
+        if not isinstance(method, Method):
+            raise TypeError(f"methods has {method!r}, which is no missviz method")
+        method.check_shape(WIDTH, WIDTH)
+    names = [method.name for method in methods]
+    if not names:
+        raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"methods has {', '.join(twice)} more than once; names key the results")
+    return methods
+
+
+def checked_protocol(name: str, steps: int | None) -> Protocol:
+    validation.one_of("protocol", name, tuple(PROTOCOLS))
+    if steps is None:
+        return PROTOCOLS[name]
+    return replace(PROTOCOLS[name], steps=validation.positive_int("steps", steps))
+
+
+def checked_seeds(
+    argument: str, seeds: int | Iterable[int], first: int = FIRST_SEED
+) -> tuple[int, ...]:
+    if isinstance(seeds, Iterable) and not isinstance(seeds, str | bytes):
+        listed = tuple(seeds)
+        for seed in listed:
+            if isinstance(seed, bool) or not isinstance(seed, Integral):
+                raise TypeError(f"{argument} has {seed!r}, which is not a whole number")
+        if not listed:
+            raise ValueError(f"{argument} is empty; give at least one seed")
+        if len(set(listed)) < len(listed):
+            raise ValueError(f"{argument} repeats a seed: {listed}")
+        return tuple(int(seed) for seed in listed)
+    count = validation.positive_int(argument, seeds)
+    return tuple(range(first, first + count))
+
+
+def checked_device(device: str | torch.device | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return str(torch.empty(0, device=device).device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} cannot be used here: {reason}") from error
+
+
+def checked_rates(protocol: Protocol, rates: Sequence[float] | None) -> tuple[float, ...]:
+    if rates is None:
+        return protocol.learning_rates
+    if isinstance(rates, Real | str) or not isinstance(rates, Iterable):
+        raise TypeError(f"learning_rates={rates!r} is not a list of rates, such as [1e-3]")
+    checked = tuple(validation.positive_float("learning_rates", rate) for rate in rates)
+    if not checked:
+        raise ValueError("learning_rates is empty; give at least one, such as [1e-3]")
+    return tuple(dict.fromkeys(checked))
+
+
+def checked_targets(
+    protocol: Protocol, targets: Sequence[str] | Mapping[str, Target] | None
+) -> dict[str, Target | None]:
+    if protocol.name != "teacher":
+        if targets is not None:
+            raise ValueError(f'targets are for protocol="teacher"; got protocol={protocol.name!r}')
+        return {ELEMENTWISE: None}
+    if targets is None:
+        return dict(TARGETS)
+    if isinstance(targets, Mapping):
+        for name, target in targets.items():
+            if not callable(target):
+                raise TypeError(f"target {name!r} is no function (W₀, generator) → M")
+        chosen: dict[str, Target | None] = dict(targets)
+    else:
+        named = [targets] if isinstance(targets, str) else list(targets)
+        chosen = {
+            name: TARGETS[validation.one_of("targets", name, tuple(TARGETS))] for name in named
+        }
+    if not chosen:
+        raise ValueError("targets is empty; name at least one")
+    return chosen
