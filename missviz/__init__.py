@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from missviz.adapters.lora import BigLoRA, LoRA
     from missviz.adapters.miss import Bone, MiSS
     from missviz.adapters.pissa import PiSSA
+    from missviz.analysis.gradients import initial_gradient_norms
+    from missviz.analysis.reach import reach
     from missviz.analysis.spectra import spectrum
     from missviz.explore.predict import predict
 
@@ -41,6 +43,8 @@ _HOME = {
     "merge": "adapters.attach",
     "detach": "adapters.attach",
     "spectrum": "analysis.spectra",
+    "reach": "analysis.reach",
+    "initial_gradient_norms": "analysis.gradients",
     "predict": "explore.predict",
 }
 _MODULES = ("check", "displays", "experiments", "testing")
@@ -63,8 +67,10 @@ __all__ = [
     "detach",
     "displays",
     "experiments",
+    "initial_gradient_norms",
     "merge",
     "predict",
+    "reach",
     "spectrum",
     "testing",
 ]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from missviz.adapters.base import Method
-from missviz.adapters.fixed_factor import make_factor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
+from missviz.analysis.reach import reach
 from missviz.experiments.no_free_lunch import no_free_lunch
 from missviz.experiments.tasks import WIDTH
 from missviz.randomness import generator_for, normal
@@ -175,7 +175,7 @@ def _judge(
     summary = runs.summary(reference=BLOCK_MISS.name)
     tested = summary[summary["metric"] == "test"].set_index("method")
     verdicts = {rival.name: tested.loc[rival.name, "verdict"] for rival in rivals}
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in _reach(update).items())
+    shares = ", ".join(f"{m} {reach(m, update):.0%}" for m in (*rivals, BLOCK_MISS))
     closed_form = f"Largest share of M's energy in reach: {shares}."
     if all(word == "higher" for word in verdicts.values()):
         return Feedback(True, f"Block MiSS wins, beyond the interval. {closed_form}")
@@ -188,15 +188,3 @@ def _judge(
         f"difference is too small to call. That is undecided, not equal. {closed_form}",
         "undecided",
     )
-
-
-def _reach(update: Tensor) -> dict[str, float]:
-    """Largest share of ‖M‖² that each method's updates can be: top singular values for LoRA, the
-    projection on the rows of F for a fixed factor."""
-    energy = float(update.square().sum())
-    shares = {"LoRA r=2": float(torch.linalg.svdvals(update)[:2].square().sum()) / energy}
-    for name, layout in (("MiSS r=4", "tiled"), (BLOCK_MISS.name, "block")):
-        fixed = make_factor(layout, 4, WIDTH, generator_for("unused"))
-        onto = torch.linalg.qr(fixed.mT).Q
-        shares[name] = float((update @ onto).square().sum()) / energy
-    return shares

@@ -6,7 +6,7 @@ W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW)
 
 import abc
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -94,6 +94,13 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "Adapter":
         """The adapter on `base`, already frozen and checked; `on` is what users call."""
+
+    def with_rank(self, rank: int) -> "Method":
+        """The same method at another rank (Bat: block size); itself where it has none."""
+        for setting in ("rank", "block_size"):
+            if hasattr(self, setting):
+                return replace(self, **{setting: rank})
+        return self
 
     def check_shape(self, out_features: int, in_features: int) -> None:  # noqa: B027 (optional)
         """Raise ValueError where the method does not fit a layer of this shape."""

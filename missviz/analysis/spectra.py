@@ -31,3 +31,20 @@ def spectrum(
         raise TypeError(f"ΔW of dtype {update.dtype} is not real floating point")
     validation.finite("ΔW", update)
     return torch.linalg.svdvals(update.detach().double())
+
+
+def stable_rank(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """Σσ² / σ₁² of singular values: between 1 and the rank; NaN for ΔW = 0."""
+    return values.square().sum(-1) / values.amax(-1).square()
+
+
+def effective_rank(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """exp of the entropy of σ / Σσ (Roy and Vetterli 2007), from 1 to the rank; NaN for ΔW = 0."""
+    shares = values / values.sum(-1, keepdim=True)
+    return torch.special.entr(shares).sum(-1).exp()
+
+
+def energy(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    """Share of Σσ² in the first 1, 2, … singular values; NaN for ΔW = 0."""
+    squares = values.square()
+    return squares.cumsum(-1) / squares.sum(-1, keepdim=True)

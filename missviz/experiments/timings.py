@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -73,12 +72,9 @@ def _variants(
     method: Method, ranks: Sequence[int], features: int
 ) -> list[tuple[int | None, Method]]:
     """The method at each rank (or block size) that fits, or as it is."""
-    for setting in ("rank", "block_size"):
-        if hasattr(method, setting):
-            return [
-                (rank, replace(method, **{setting: rank})) for rank in ranks if rank <= features
-            ]
-    return [(None, method)]
+    if method.with_rank(1) == method.with_rank(2):
+        return [(None, method)]
+    return [(rank, method.with_rank(rank)) for rank in ranks if rank <= features]
 
 
 def _train(adapter: Adapter, x: torch.Tensor, y: torch.Tensor, steps: int) -> None:

@@ -1,0 +1,140 @@
+"""Reach: how much of a wanted update a method can express at all. No training, closed form."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.bat import Bat, BatAdapter
+from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.full import FrozenFineTuning, FullFineTuning
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS, MiSSAdapter
+from missviz.adapters.pissa import PiSSA
+from missviz.adapters.shards import shard_matrix
+
+Matrix = Float[Tensor, "out in_"]
+
+
+def reach(
+    method: Method,
+    target: Matrix,
+    base: Matrix | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> float:
+    """The largest share of ‖M‖² that ΔW can capture: max over ΔW of 1 − ‖M − ΔW‖² / ‖M‖².
+
+    | method                       | how                                                        |
+    |------------------------------|------------------------------------------------------------|
+    | full and frozen fine-tuning  | 1                                                          |
+    | LoRA                         | Σ of the r largest σ²(M) (Eckart-Young)                    |
+    | PiSSA                        | the same of M + s B₀A₀: what BA would have to be           |
+    | FixedFactor, LoRA-FA         | projection of M on the rows of F                           |
+    | MiSS                         | projection on T (columns), R (rows), both (mini)           |
+    | Bat                          | least squares per D block                                  |
+
+    Args:
+        method: one of the above; random factors come from `generator` as in `method.on`.
+        target: M (out, in).
+        base: W₀ (out, in), which PiSSA and Bat need.
+        generator: None means `method.on`'s default.
+
+    Returns a number from 0 to 1.
+
+    Raises:
+        TypeError: `method` is none of the above.
+        ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` is
+            missing or of another shape.
+    """
+    if target.dim() != 2 or target.numel() == 0:
+        raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
+    validation.finite("target", target)
+    wanted = target.detach().double()
+    energy = float(wanted.square().sum())
+    if energy == 0:
+        raise ValueError("target is zero: there is no energy to capture")
+    captured = next((how for kind, how in _CAPTURED.items() if isinstance(method, kind)), None)
+    if captured is None:
+        raise TypeError(f"the reach of {method} has no closed form here")
+    if base is None and isinstance(method, PiSSA | Bat):
+        raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
+    if base is not None and base.shape != target.shape:
+        raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
+    linear = nn.utils.skip_init(nn.Linear, target.shape[1], target.shape[0], bias=False)
+    linear = linear.to(wanted)
+    with torch.no_grad():
+        linear.weight.copy_(torch.zeros_like(wanted) if base is None else base.to(wanted))
+        if isinstance(method, FullFineTuning):
+            return 1.0
+        adapter = method.on(linear, generator=generator)
+        return min(1.0, max(0.0, captured(adapter, wanted) / energy))
+
+
+def _all(adapter: Adapter, wanted: Matrix) -> float:
+    return float(wanted.square().sum())
+
+
+def _low_rank(adapter: Adapter, wanted: Matrix) -> float:
+    if adapter.method.freeze_a:  # type: ignore[attr-defined]
+        return _fixed_rows(adapter, wanted)
+    return float(torch.linalg.svdvals(wanted)[: adapter.method.rank].square().sum())  # type: ignore[attr-defined]
+
+
+def _pissa(adapter: Adapter, wanted: Matrix) -> float:
+    method = adapter.method
+    assert isinstance(method, PiSSA)
+    start = method.scaling * (adapter.B0 @ adapter.A0)  # type: ignore[operator]
+    missed = torch.linalg.svdvals(wanted + start)[method.rank :].square().sum()
+    return float(wanted.square().sum() - missed)
+
+
+def _fixed_rows(adapter: Adapter, wanted: Matrix) -> float:
+    thin = adapter.factors()
+    assert thin is not None
+    return float(_onto_rows(wanted, thin[1]).square().sum())
+
+
+def _miss(adapter: Adapter, wanted: Matrix) -> float:
+    assert isinstance(adapter, MiSSAdapter)
+    rows, columns = adapter.D.shape
+    layout = str(adapter.method.layout)
+    onto_columns = _onto_rows(wanted, shard_matrix(wanted.shape[1], columns, layout, wanted))
+    onto_both = _onto_rows(onto_columns.mT, shard_matrix(wanted.shape[0], rows, layout, wanted))
+    return float(onto_both.square().sum())
+
+
+def _bat(adapter: Adapter, wanted: Matrix) -> float:
+    assert isinstance(adapter, BatAdapter)
+    b = adapter.method.block_size
+    # [o, i, a, c]: entry (a, c) of block (o, i). ΔW_oi is (W_oi + I) D, or D (W_oi + I).
+    known = adapter.blocks().transpose(-3, -2) + torch.eye(b).to(wanted)
+    asked = wanted.unflatten(-1, (-1, b)).unflatten(-3, (-1, b)).transpose(-3, -2)
+    if adapter.method.index == "input":
+        known, asked = known.transpose(0, 1), asked.transpose(0, 1)
+    if adapter.method.side == "left":
+        known, asked = known.mT, asked.mT
+    # One D block per leading index; all blocks that it serves are stacked as rows.
+    known, asked = known.flatten(1, 2), asked.flatten(1, 2)
+    fitted = known @ torch.linalg.lstsq(known, asked, driver="gelsd").solution
+    return float(asked.square().sum() - (asked - fitted).square().sum())
+
+
+def _onto_rows(wanted: Matrix, rows: Float[Tensor, "r in_"]) -> Matrix:
+    """`wanted` with each row projected on the span of `rows`, in an orthonormal basis of it."""
+    U, S, _ = torch.linalg.svd(rows.mT, full_matrices=False)
+    return wanted @ U[:, 1e-10 * S.max() < S]
+
+
+_CAPTURED: dict[type[Method], Callable[[Adapter, Matrix], float]] = {
+    FullFineTuning: _all,
+    FrozenFineTuning: _all,
+    LoRA: _low_rank,
+    PiSSA: _pissa,
+    FixedFactor: _fixed_rows,
+    MiSS: _miss,
+    Bat: _bat,
+}
