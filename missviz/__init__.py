@@ -12,7 +12,7 @@ import torch  # noqa: F401
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from missviz import check, displays, experiments, testing
+    from missviz import check, displays, experiments, explore, testing
     from missviz.adapters.attach import attach, detach, merge
     from missviz.adapters.base import Adapter, Method, Update
     from missviz.adapters.bat import Bat
@@ -47,7 +47,7 @@ _HOME = {
     "initial_gradient_norms": "analysis.gradients",
     "predict": "explore.predict",
 }
-_MODULES = ("check", "displays", "experiments", "testing")
+_MODULES = ("check", "displays", "experiments", "explore", "testing")
 
 __all__ = [
     "Adapter",
@@ -67,6 +67,7 @@ __all__ = [
     "detach",
     "displays",
     "experiments",
+    "explore",
     "initial_gradient_norms",
     "merge",
     "predict",

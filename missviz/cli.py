@@ -122,7 +122,7 @@ def reproduce(
     from missviz.experiments.arguments import default_methods
 
     finished: list[Runs] = []
-    methods = default_methods()
+    methods = default_methods(protocol.value)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tqdm(methods, desc=f"no free lunch, {protocol.value}", unit="method") as bar:

@@ -84,6 +84,11 @@ def method_style(name: str) -> MethodStyle:
     return _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure in inches that pyplot does not know of: drawn when shown, and never twice."""
-    return Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
+def new_figure(width: float, height: float, *, fixed: bool = False) -> Figure:
+    """A figure in inches that pyplot does not know of: drawn when shown, and never twice.
+
+    With fixed=True its axes stay where they are put, so that a picture does not depend on what
+    was drawn before; else matplotlib arranges them.
+    """
+    layout = "none" if fixed else "constrained"
+    return Figure(figsize=(width, height), dpi=100, layout=layout, facecolor="white")

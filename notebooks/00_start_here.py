@@ -96,16 +96,17 @@ guess.reveal(
 # %% [markdown]
 # ## Notice
 #
-# The same layer, three more rules. Look for what repeats.
+# Other rules, on a layer of the same size. Move the controls (the arrow keys work too), and look
+# for what repeats. Try MiSS at rank 3, which does not divide 8, and Bat at rank 3.
 
 # %%
-mv.displays.UpdateDisplay.from_adapter(trained_a_bit(mv.MiSS(rank=2))).plot()
+panel = mv.explore.update(method="MiSS", rank=2)
+panel
 
 # %%
-mv.displays.UpdateDisplay.from_adapter(trained_a_bit(mv.FixedFactor(2, "columns"))).plot()
-
-# %%
-mv.displays.UpdateDisplay.from_adapter(trained_a_bit(mv.Bat(block_size=2))).plot()
+for rule in ("LoRA", "MiSS", "columns", "Bat"):
+    print(panel.set(method=rule, rank=2).summary)
+panel.set(method="MiSS", rank=2).state  # the line of code that opens this view again
 
 # %%
 print(f"{'method':22}{'trained numbers':>16}{'different values in ΔW':>25}{'rank of ΔW':>13}")

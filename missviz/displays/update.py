@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
-from missviz.style import DIVERGING, new_figure
+from missviz.style import DIVERGING, FAINT, new_figure
 
 MOST_WITH_DIGITS = 8
 
@@ -18,7 +18,7 @@ class UpdateDisplay(Display):
 
     Args:
         base: W₀ (out, in).
-        delta: ΔW (out, in).
+        delta: ΔW (out, in); None where there is none, which `name` then explains.
         name: of the method.
         limit: colours run from −limit to limit; None means the largest magnitude shown.
 
@@ -29,16 +29,16 @@ class UpdateDisplay(Display):
         self,
         *,
         base: Float[np.ndarray, "out in_"],
-        delta: Float[np.ndarray, "out in_"],
+        delta: Float[np.ndarray, "out in_"] | None,
         name: str,
         limit: float | None = None,
     ) -> None:
-        if base.ndim != 2 or base.shape != delta.shape:
-            raise ValueError(
-                f"base {base.shape} and delta {delta.shape} are not two equal matrices"
-            )
+        if base.ndim != 2 or (delta is not None and base.shape != delta.shape):
+            shape = None if delta is None else delta.shape
+            raise ValueError(f"base {base.shape} and delta {shape} are not two equal matrices")
         self.base, self.delta, self.name = base, delta, name
-        largest = max(float(np.abs(square).max()) for square in (base, delta, base + delta))
+        shown = [base] if delta is None else [base, delta, base + delta]
+        largest = max(float(np.abs(square).max()) for square in shown)
         self.limit = limit or largest or 1.0
 
     @classmethod
@@ -50,6 +50,8 @@ class UpdateDisplay(Display):
         return cls(base=base, delta=delta, name=adapter.method.name, limit=limit)
 
     def summary(self) -> str:
+        if self.delta is None:
+            return self.name
         if not self.delta.any():
             return f"{self.name}: no update yet, ΔW = 0"
         different = len(np.unique(self.delta.round(12)))
@@ -63,31 +65,49 @@ class UpdateDisplay(Display):
     def plot(self, axes: list[Axes] | None = None) -> "UpdateDisplay":
         """Draw into three axes, or into a figure of its own."""
         if axes is None:
-            axes = list(new_figure(11, 4.0).subplots(1, 3))
+            place = {"left": 0.01, "right": 0.99, "bottom": 0.02, "top": 0.92, "wspace": 0.04}
+            axes = list(new_figure(11, 4.0, fixed=True).subplots(1, 3, gridspec_kw=place))
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
-        squares = {
-            "W₀ (frozen)": self.base,
-            f"ΔW ({self.name})": self.delta,
-            "W₀ + ΔW": self.base + self.delta,
-        }
-        self.ims_, self.texts_ = [], []
-        for ax, (title, square) in zip(axes, squares.items(), strict=True):
-            self.ims_.append(ax.imshow(square, cmap=DIVERGING, vmin=-self.limit, vmax=self.limit))
-            ax.set(title=title, xticks=[], yticks=[])
-            if max(square.shape) <= MOST_WITH_DIGITS:
-                self.texts_.append(
-                    [
-                        ax.text(
-                            column,
-                            row,
-                            f"{value:.1f}".replace("-0.0", "0.0"),
-                            ha="center",
-                            va="center",
-                            fontsize="small",
-                            color="white" if abs(value) > 0.65 * self.limit else "black",
-                        )
-                        for (row, column), value in np.ndenumerate(square)
-                    ]
-                )
+        rows, columns = self.base.shape
+        with_digits = max(rows, columns) <= MOST_WITH_DIGITS
+        self.ims_ = [
+            ax.imshow(np.zeros((rows, columns)), cmap=DIVERGING, clim=(-self.limit, self.limit))
+            for ax in axes
+        ]
+        self.texts_ = [
+            [
+                ax.text(column, row, "", ha="center", va="center", fontsize="small")
+                for row in range(rows if with_digits else 0)
+                for column in range(columns)
+            ]
+            for ax in axes
+        ]
+        for ax in axes:
+            ax.set(xticks=[], yticks=[], facecolor=FAINT)
+        self._fill()
         return self
+
+    def update(self, other: "UpdateDisplay") -> None:
+        """Show another display's matrices, of the same shape and limit, with the same artists."""
+        self.base, self.delta, self.name = other.base, other.delta, other.name
+        self._fill()
+
+    def _fill(self) -> None:
+        if self.delta is None:
+            nothing = np.full(self.base.shape, np.nan)
+            squares = {"W₀ (frozen)": self.base, "ΔW: none": nothing, "W₀ + ΔW: none": nothing}
+        else:
+            squares = {
+                "W₀ (frozen)": self.base,
+                f"ΔW ({self.name})": self.delta,
+                "W₀ + ΔW": self.base + self.delta,
+            }
+        for ax, im, texts, (title, square) in zip(
+            self.axes_, self.ims_, self.texts_, squares.items(), strict=True
+        ):
+            im.set_data(np.ma.masked_invalid(square))
+            ax.set_title(title)
+            for text, value in zip(texts, square.flat, strict=False):
+                text.set_text("" if np.isnan(value) else f"{value:.1f}".replace("-0.0", "0.0"))
+                text.set_color("white" if abs(value) > 0.65 * self.limit else "black")

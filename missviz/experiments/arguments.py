@@ -22,21 +22,23 @@ TUNING_SEED = 1000
 ELEMENTWISE = "sin 2πx + 0.3 cos 3πx"
 
 
-def default_methods() -> tuple[Method, ...]:
+def default_methods(protocol: str = "published") -> tuple[Method, ...]:
     """Figure 2's methods at Table 12's ranks, as far as this version has them, full fine-tuning
-    with bias as in the script, and MiSS's control: a frozen orthogonal factor of equal gain √g."""
-    return (
+    with bias as in the script, and MiSS's control: a frozen orthogonal factor of equal gain √g.
+    For "teacher" also the method whose own target is among its families: four plain columns."""
+    methods: tuple[Method, ...] = (
         FullFineTuning(bias=True),
         LoRA(2),
         PiSSA(2),
         MiSS(4),
         FixedFactor(4, "orthogonal", gain=4.0),
     )
+    return (*methods, FixedFactor(4, "columns")) if protocol == "teacher" else methods
 
 
-def checked_methods(methods: Sequence[Method] | None) -> tuple[Method, ...]:
+def checked_methods(methods: Sequence[Method] | None, protocol: str) -> tuple[Method, ...]:
     if methods is None:
-        return default_methods()
+        return default_methods(protocol)
     if not isinstance(methods, Iterable):
         raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
     methods = tuple(methods)

@@ -149,7 +149,7 @@ def no_free_lunch(
     methods or their order. `published` trains fc2 as well, `controlled` and `teacher` freeze it.
 
     Args:
-        methods: any Methods, your own too; None means `default_methods()`.
+        methods: any Methods, your own too; None means `default_methods(protocol)`.
         protocol: "published", "controlled" or "teacher"; see the module's docstring.
         seeds: the seeds, or how many from 43 on.
         learning_rates: published: every method runs at each of them (default 1e-3).
@@ -177,8 +177,8 @@ def no_free_lunch(
     Raises:
         TypeError, ValueError: naming the argument and what would be valid.
     """
-    methods = checked_methods(methods)
     settings = checked_protocol(protocol, steps)
+    methods = checked_methods(methods, settings.name)
     report_seeds = checked_seeds("seeds", seeds)
     chosen_targets = checked_targets(settings, targets)
     grid = checked_rates(settings, learning_rates)

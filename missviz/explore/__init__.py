@@ -1,5 +1,7 @@
-"""Widgets: a guess before the outcome."""
+"""Interactive panels over displays, and a guess before the outcome."""
 
+from missviz.explore.panel import Panel
 from missviz.explore.predict import Prediction, predict
+from missviz.explore.update import update
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Panel", "Prediction", "predict", "update"]

@@ -1,0 +1,169 @@
+"""A panel's picture is the directly drawn one, pixel for pixel; its errors are seen."""
+
+import html
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+import missviz as mv
+from missviz.explore.panel import Panel, _png
+from missviz.explore.update import METHODS, RANKS, _display
+
+
+def pixels(png: bytes) -> np.ndarray:
+    import io
+
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def direct(**values) -> np.ndarray:
+    display = _display(**values)
+    display.plot()
+    return pixels(_png(display.figure_))
+
+
+@pytest.fixture(scope="module")
+def panel() -> Panel:
+    return mv.explore.update()
+
+
+@pytest.mark.parametrize(("method", "rank"), list(itertools.product(METHODS, RANKS)))
+def test_slider_driven_equals_directly_drawn(panel: Panel, method: str, rank: int) -> None:
+    panel.set(method=method, rank=rank)
+    assert panel.values == {"method": method, "rank": rank}
+    assert np.array_equal(pixels(panel._picture.value), direct(method=method, rank=rank))
+
+
+def test_going_back_shows_the_same_picture_from_memory(panel: Panel, monkeypatch) -> None:
+    first = panel.set(method="LoRA", rank=1)._picture.value
+    panel.set(rank=2)
+    monkeypatch.setattr(panel, "_compute", lambda **values: pytest.fail("computed again"))
+    assert panel.set(rank=1)._picture.value == first
+
+
+def test_controls_move_the_picture(panel: Panel) -> None:
+    panel.set(method="MiSS", rank=2)
+    before, text = panel._picture.value, panel._text.value
+    method, rank = panel.children[0].children
+    rank.value = 4
+    assert panel._picture.value != before
+    assert panel._text.value != text
+    assert panel.values["rank"] == 4
+    method.value = "LoRA"
+    assert "LoRA r=4" in panel._text.value
+
+
+def test_the_shown_rank_and_count_are_right(panel: Panel) -> None:
+    panel.set(method="MiSS", rank=3)
+    assert "24 different values, rank 3" in panel._text.value
+    panel.set(method="full fine-tuning", rank=1)
+    assert "rank 8" in panel._text.value
+
+
+def test_what_does_not_exist_is_drawn_as_nothing(panel: Panel) -> None:
+    panel.set(method="Bat", rank=3)
+    assert "block_size=3 does not divide in_features=8; nearest: 2, 4" in panel._text.value
+    assert "ΔW: none" in {ax.get_title() for ax in panel.figure.axes}
+
+
+def test_colour_limits_stay(panel: Panel) -> None:
+    limits = {
+        image.get_clim()
+        for method in METHODS
+        for ax in panel.set(method=method).figure.axes
+        for image in ax.images
+    }
+    assert limits == {(-2.0, 2.0)}
+
+
+def test_state_opens_the_same_view(panel: Panel) -> None:
+    panel.set(method="MiSS rows", rank=4)
+    assert panel.state == "mv.explore.update(method='MiSS rows', rank=4)"
+    again = eval(panel.state, {"mv": mv})
+    assert again.values == panel.values
+    assert again._picture.value == panel._picture.value
+
+
+def test_save(panel: Panel, tmp_path: Path) -> None:
+    panel.set(method="MiSS", rank=2)
+    panel.save(tmp_path / "slide.svg", rank=8)
+    assert "MiSS r=8" in (tmp_path / "slide.svg").read_text()
+    assert panel.values["rank"] == 2
+    written = panel.save_steps(
+        tmp_path / "slides", rank=[1, 2], method=["LoRA", "MiSS rows"], suffix="png"
+    )
+    assert [path.name for path in written] == [
+        "update-rank-1-method-LoRA.png",
+        "update-rank-1-method-MiSS_rows.png",
+        "update-rank-2-method-LoRA.png",
+        "update-rank-2-method-MiSS_rows.png",
+    ]
+    assert all(path.stat().st_size > 1000 for path in written)
+
+
+def test_readers_without_a_kernel_get_the_picture(panel: Panel) -> None:
+    bundle = panel._repr_mimebundle_()
+    assert bundle["image/png"] == panel._picture.value
+    assert bundle["text/plain"] == panel.summary
+    assert panel.summary == html.unescape(panel._text.value)
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda panel: panel.set(rank=5), "rank=5 is not a choice; choose from 1, 2, 3, 4, 8"),
+        (lambda panel: panel.set(rank=True), "rank=True is not a choice"),
+        (lambda panel: panel.set(size=5), "update has no control 'size'; it has method, rank"),
+        (lambda panel: panel.save("x.svg", method="DoRA2"), "method='DoRA2' is not a choice"),
+        (lambda panel: panel.save_steps("nowhere", rank=[1, 7]), "rank=7 is not a choice"),
+        (lambda panel: mv.explore.update(method="none"), "method='none' is not a choice"),
+        (lambda panel: Panel("x", None, {key: [1] for key in "abcd"}, {}), "at most three"),
+    ],
+)
+def test_bad_input(panel: Panel, call, message: str) -> None:
+    before = panel.values
+    with pytest.raises(ValueError, match=message):
+        call(panel)
+    assert panel.values == before
+    assert not Path("nowhere").exists()
+
+
+def test_an_error_in_a_callback_is_raised_and_shown(monkeypatch) -> None:
+    panel = mv.explore.update()
+
+    def fail(**values):
+        raise RuntimeError("no such <matrix>")
+
+    monkeypatch.setattr(panel, "_compute", fail)
+    with pytest.raises(RuntimeError, match="no such"):
+        panel.set(rank=8)
+    assert "RuntimeError: no such &lt;matrix&gt;" in panel._text.value
+
+
+def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:
+    """nbmake passes over errors inside Output widgets; panels have none, so a cell fails."""
+    good = (
+        "import missviz as mv\npanel = mv.explore.update()\npanel.children[0].children[1].value = 4"
+    )
+    bad = good.replace(
+        "panel.children", "panel._compute = lambda **values: 1 / 0\npanel.children", 1
+    )
+    for name, source in (("good", good), ("bad", bad)):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+        notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "--nbmake", str(tmp_path / f"{name}.ipynb")],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert (done.returncode == 0) is (name == "good"), done.stdout
