@@ -90,5 +90,6 @@ def new_figure(width: float, height: float, *, fixed: bool = False) -> Figure:
     With fixed=True its axes stay where they are put, so that a picture does not depend on what
     was drawn before; else matplotlib arranges them.
     """
-    layout = "none" if fixed else "constrained"
-    return Figure(figsize=(width, height), dpi=100, layout=layout, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
+    figure.set_layout_engine("none" if fixed else "constrained")
+    return figure

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
+from missviz.displays.digits import Digits
 from missviz.style import DIVERGING, FAINT, new_figure
 
 MOST_WITH_DIGITS = 8
@@ -22,7 +23,7 @@ class UpdateDisplay(Display):
         name: of the method.
         limit: colours run from −limit to limit; None means the largest magnitude shown.
 
-    After `plot`: `ims_` and `texts_` (one list per square), `axes_`, `figure_`.
+    After `plot`: `ims_` and `digits_` (one per square; none if larger), `axes_`, `figure_`.
     """
 
     def __init__(
@@ -70,19 +71,12 @@ class UpdateDisplay(Display):
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
         rows, columns = self.base.shape
-        with_digits = max(rows, columns) <= MOST_WITH_DIGITS
         self.ims_ = [
             ax.imshow(np.zeros((rows, columns)), cmap=DIVERGING, clim=(-self.limit, self.limit))
             for ax in axes
         ]
-        self.texts_ = [
-            [
-                ax.text(column, row, "", ha="center", va="center", fontsize="small")
-                for row in range(rows if with_digits else 0)
-                for column in range(columns)
-            ]
-            for ax in axes
-        ]
+        with_digits = max(rows, columns) <= MOST_WITH_DIGITS
+        self.digits_ = [Digits(ax, 0.65 * self.limit) for ax in axes if with_digits]
         for ax in axes:
             ax.set(xticks=[], yticks=[], facecolor=FAINT)
         self._fill()
@@ -103,11 +97,8 @@ class UpdateDisplay(Display):
                 f"ΔW ({self.name})": self.delta,
                 "W₀ + ΔW": self.base + self.delta,
             }
-        for ax, im, texts, (title, square) in zip(
-            self.axes_, self.ims_, self.texts_, squares.items(), strict=True
-        ):
+        for ax, im, (title, square) in zip(self.axes_, self.ims_, squares.items(), strict=True):
             im.set_data(np.ma.masked_invalid(square))
             ax.set_title(title)
-            for text, value in zip(texts, square.flat, strict=False):
-                text.set_text("" if np.isnan(value) else f"{value:.1f}".replace("-0.0", "0.0"))
-                text.set_color("white" if abs(value) > 0.65 * self.limit else "black")
+        for digits, square in zip(self.digits_, squares.values(), strict=False):
+            digits.set(square)
