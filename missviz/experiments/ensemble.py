@@ -189,8 +189,12 @@ def train(
     if not ensemble.trained:
         raise ValueError("nothing to train: every parameter is frozen")
     frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
-    losses = {split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64) for split in splits}
     trained = ensemble.trained
+    # On the device, so that no step waits for a copy.
+    losses = {
+        split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64, device=trained[0].device)
+        for split in splits
+    }
     optimiser, slices = _adam(trained, learning_rates)
 
     def error(split: str) -> tuple[Tensor, Tensor]:
@@ -216,7 +220,7 @@ def train(
             leaf.grad = gradients[index][members].contiguous()
         optimiser.step()
     return Trained(
-        {split: table.T.numpy() for split, table in losses.items()},
+        {split: table.T.cpu().numpy() for split, table in losses.items()},
         time.perf_counter() - started,
     )
 
