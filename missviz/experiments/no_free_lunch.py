@@ -280,16 +280,16 @@ def no_free_lunch(
 
 @contextmanager
 def side_by_side(cells: int, device: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each run whole ensembles, where there is more than one to run on a CPU.
+    """Threads that each run whole ensembles, one core each where that is a CPU's.
 
-    Ensembles that take turns on all cores wait for the slowest core at every small operation,
-    which is ruinous on a busy machine; side by side on one core each they never wait.
+    An ensemble on all cores waits for the slowest core at every small operation, which on a busy
+    machine takes ten times as long; side by side on one core each they never wait.
     """
     cores = torch.get_num_threads()
     workers = min(cells, cores) if device == "cpu" else 1
     pool = ThreadPoolExecutor(workers)
     try:
-        if workers > 1:
+        if device == "cpu":
             torch.set_num_threads(1)
         yield pool
     finally:

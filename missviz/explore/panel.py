@@ -1,5 +1,6 @@
 """A panel: a few controls beside one picture, which is drawn anew as they move."""
 
+import base64
 import html
 import io
 import itertools
@@ -178,7 +179,8 @@ class Panel(widgets.VBox):
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         # The picture goes along for readers without a kernel: GitHub, nbconvert, slides.
         bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
-        return {**bundle, "image/png": self._picture.value, "text/plain": self.summary}
+        picture = base64.b64encode(self._picture.value).decode()
+        return {**bundle, "image/png": picture, "text/plain": self.summary}
 
 
 def _control(name: str, options: Sequence[Any], value: Any) -> widgets.Widget:

@@ -1,5 +1,6 @@
 """A panel's picture is the directly drawn one, pixel for pixel; its errors are seen."""
 
+import base64
 import html
 import itertools
 import subprocess
@@ -109,7 +110,7 @@ def test_save(panel: Panel, tmp_path: Path) -> None:
 
 def test_readers_without_a_kernel_get_the_picture(panel: Panel) -> None:
     bundle = panel._repr_mimebundle_()
-    assert bundle["image/png"] == panel._picture.value
+    assert base64.b64decode(bundle["image/png"]) == panel._picture.value
     assert bundle["text/plain"] == panel.summary
     assert panel.summary == html.unescape(panel._text.value)
     assert "application/vnd.jupyter.widget-view+json" in bundle
