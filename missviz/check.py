@@ -83,7 +83,7 @@ def lora_delta(answer: Callable[[Tensor, Tensor, float], Tensor] | EllipsisType 
         return hint
     if not callable(answer):
         return Feedback(False, "`lora_delta` must be a function of A, B and alpha.")
-    alpha, rank = 12.0, 3
+    alpha, rank = 7.5, 3
     # A square layer lets every order of A and B run, so that each can be recognised.
     for out_features, in_features in ((7, 7), (5, 7)):
         generator = generator_for("check", out_features)
@@ -102,8 +102,11 @@ def lora_delta(answer: Callable[[Tensor, Tensor, float], Tensor] | EllipsisType 
             wrong = mistake(A, B, alpha, rank)
             if _equal(got, wrong) or (key == "A @ B" and got.shape == wrong.shape):
                 return Feedback(False, message, key)
+        if got.shape == (out_features, in_features):
+            hint = "The shape is right, the values are not (α/r) B A. A rank or scale written as a number?"
+            return Feedback(False, hint)
         shape = f"{tuple(got.shape)} for A {tuple(A.shape)} and B {tuple(B.shape)}"
-        return Feedback(False, f"ΔW has other values than (α/r) B A; yours has shape {shape}.")
+        return Feedback(False, f"ΔW is d × k; yours is {shape}.")
     return Feedback(True, "ΔW = (α/r) B A, one line, and every figure of LoRA follows from it.")
 
 
@@ -181,10 +184,12 @@ def _judge(
         return Feedback(True, f"Block MiSS wins, beyond the interval. {closed_form}")
     better = [name for name, word in verdicts.items() if word == "lower"]
     if better:
-        return Feedback(False, f"{' and '.join(better)} ends lower. {closed_form}", "rival wins")
+        ends = "end" if len(better) > 1 else "ends"
+        return Feedback(False, f"{' and '.join(better)} {ends} lower. {closed_form}", "rival wins")
     return Feedback(
         False,
         f"Against {', '.join(n for n, word in verdicts.items() if word != 'higher')} the "
-        f"difference is too small to call. That is undecided, not equal. {closed_form}",
+        "difference is too small to call. That is undecided, not equal. A rival that can reach as "
+        f"much of M cannot be beaten clearly. {closed_form}",
         "undecided",
     )

@@ -19,12 +19,13 @@
 # In this lesson you look at such matrices, cell by cell.
 #
 # *About 15 minutes. Runs on a CPU. You need matrices and a little PyTorch; nothing about
-# fine-tuning. Papers: LoRA Eq. 3, MiSS (arXiv 2409.15371v12) Eq. 1 and 4.*
+# fine-tuning. Papers: LoRA Eq. 3, MiSS (arXiv 2409.15371v12) Eq. 1 and 4. Run one cell at a time
+# (Shift-Enter), and choose an answer before you go on.*
 #
 # | symbol | meaning |
 # |---|---|
 # | $W_0$ | the frozen weight of a linear layer, $d \times k$: `out_features` × `in_features` |
-# | $\Delta W$ | the update, $d \times k$; the layer computes $y = (W_0 + \Delta W)\,x + b$ |
+# | $\Delta W$ | the update, $d \times k$; the layer computes $y = (W_0 + \Delta W)\,x$ + bias |
 # | $d$, $k$ | `out_features`, `in_features` |
 # | $r$ | the rank, or the number of different columns in MiSS |
 # | $A$, $B$ | LoRA's two factors, $r \times k$ and $d \times r$ |
@@ -33,6 +34,7 @@
 # | $F$ | any fixed right factor, $r \times k$; $T$ is one |
 # | $S$ | sums of slices of $x$, one per column of $D$ |
 # | $g$ | $k/r$, how often a column of $D$ is copied |
+# | $b$ | Bat's block size |
 
 # %%
 import torch
@@ -54,7 +56,7 @@ with torch.no_grad():
 
 # %%
 guess = mv.predict(
-    "Look along one row of LoRA's ΔW at rank 1. How does it relate to the other rows?",
+    "Look at one row of LoRA's ΔW at rank 1. How does it relate to the other rows?",
     [
         "They have nothing in common",
         "Every row is a multiple of every other",
@@ -69,19 +71,19 @@ guess
 #
 # A method has no numbers of its own until it is put on a layer: `method.on(layer)` is an
 # *adapter*. Every method here starts with $\Delta W = 0$, so nothing would be seen. We give the
-# trained numbers some values, as if a few steps of training had been done.
+# trained numbers random values, larger than training would, so that one sees them.
 
 
 # %%
 def trained_a_bit(method):
     """An adapter on our layer whose trainable numbers were moved off their start."""
     adapter = method.on(layer, generator=torch.Generator().manual_seed(1))
-    mv.testing.randomise(adapter, std=0.6)
+    mv.testing.randomise(adapter, std=0.9)
     return adapter
 
 
 lora = trained_a_bit(mv.LoRA(rank=1))
-mv.displays.UpdateDisplay.from_adapter(lora).plot()
+mv.displays.UpdateDisplay.from_adapter(lora, limit=2.0).plot()
 
 # %%
 rows = lora.delta().detach()
@@ -124,18 +126,18 @@ for method in [
 
 # %% [markdown]
 # * MiSS (Eq. 4) copies the columns of a small $D$: counted from 0, column $j$ of $\Delta W$ is
-#   column $j \bmod r$ of $D$. The table counts it: as many different values as trained numbers.
-# * "Columns" trains two columns and leaves the others at zero. It has MiSS's budget and MiSS's
-#   rank, and is another rule altogether.
-# * Bat makes each block of $\Delta W$ from the same block of $W_0$. Nothing repeats, and its rank
-#   is the highest of the four small ones, with the same 16 numbers. More rank, no more freedom:
-#   lesson 02 is about that difference.
+#   column $j \bmod r$ of $D$. The panel shows it, and the table agrees: as many different values as trained numbers.
+# * "Columns" trains two columns and leaves the others at zero (16 values and the zero make 17). It
+#   has MiSS's budget, MiSS's rank and MiSS's form $D F$, with another $F$.
+# * Bat makes each $b \times b$ block of $\Delta W$ from the same block of $W_0$: block · $D$ + $D$.
+#   Nothing repeats, and its rank is the highest of the four small ones, with the same 16 numbers.
+#   More rank, no more freedom: lesson 02 (not written yet) is about that difference.
 #
 # *You can stop here. What follows shows that an adapter is not an extra network.*
 #
 # ## Explain
 #
-# While training, the layer computes $W_0 x + b$ and adds $\Delta W x$, by whatever way is
+# While training, the layer computes $W_0 x$ + bias and adds $\Delta W x$, by whatever way is
 # cheapest. That looks like a second network beside the first. It is not one: $W_0 + \Delta W$ is a
 # matrix of the old shape, and `merge` puts it there.
 
@@ -176,8 +178,10 @@ check.lora_delta(lora_delta)
 # ## Before lesson 05: your bet
 #
 # The MiSS paper lets methods race: a small network that knows $\sin 2\pi x$ is adapted to
-# $\sin 2\pi x + 0.3 \cos 3\pi x$, each method with the same learning rate. Here is the empty race
-# track. Lesson 05 runs it.
+# $\sin 2\pi x + 0.3 \cos 3\pi x$, each method with the same learning rate. PiSSA is a LoRA whose
+# $A$ and $B$ start at the largest singular directions of $W_0$; they are taken off $W_0$, so that
+# $\Delta W = 0$ at first all the same. The race is run in the next cell, and its curves stay hidden
+# until lesson 05.
 
 # %%
 runs = mv.experiments.no_free_lunch([mv.LoRA(2), mv.PiSSA(2), mv.MiSS(4)], "published", seeds=10)

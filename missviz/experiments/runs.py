@@ -48,8 +48,8 @@ class Runs:
         """Mean and 95 % interval over seeds of each metric, and paired differences to one method.
 
         Args:
-            reference: a method's name, whose loss is subtracted seed by seed; None means LoRA where
-                there is one, else the first method.
+            reference: name of a method (or "constant", "unadapted") whose loss is subtracted seed
+                by seed; None means LoRA where there is one, else the first method.
             smallest_effect: differences below it don't interest; None means 1 % of the unadapted
                 network's loss on that split.
 
@@ -182,8 +182,9 @@ def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None)
     names = list(dict.fromkeys(runs.losses["method"]))
     if reference is None:
         reference = next((name for name in names if name.startswith("LoRA")), names[0])
-    if reference not in names:
-        raise ValueError(f"reference={reference!r} did not run; choose from {', '.join(names)}")
+    possible = [*names, *dict.fromkeys(runs.baselines["baseline"])]
+    if reference not in possible:
+        raise ValueError(f"reference={reference!r} did not run; choose from {', '.join(possible)}")
     edges: dict[tuple[Any, ...], bool] = {}
     if runs.tuning is not None:
         chosen = runs.tuning[runs.tuning["chosen"]]

@@ -44,17 +44,23 @@ def adapter_timings(
         for method in methods
         for rank, variant in _variants(method, ranks, features)
     ]
+    cores = torch.get_num_threads()
     init: dict[int, list[float]] = {case: [] for case in range(len(cases))}
     training: dict[int, list[float]] = {case: [] for case in range(len(cases))}
-    for repeat in range(repeats + 1):
-        for case, (_, _, method) in enumerate(cases):
-            started = time.perf_counter()
-            adapter = method.on(linear)
-            ready = time.perf_counter()
-            _train(adapter, x, y, steps)
-            if repeat:  # the first is a warm-up
-                init[case].append(ready - started)
-                training[case].append(time.perf_counter() - ready)
+    # Other cores would mostly wait for each other at such small operations.
+    torch.set_num_threads(1)
+    try:
+        for repeat in range(repeats + 1):
+            for case, (_, _, method) in enumerate(cases):
+                started = time.perf_counter()
+                adapter = method.on(linear)
+                ready = time.perf_counter()
+                _train(adapter, x, y, steps)
+                if repeat:  # the first is a warm-up
+                    init[case].append(ready - started)
+                    training[case].append(time.perf_counter() - ready)
+    finally:
+        torch.set_num_threads(cores)
     return pd.DataFrame(
         {
             "method": method.name,
