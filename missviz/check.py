@@ -103,8 +103,10 @@ def lora_delta(answer: Callable[[Tensor, Tensor, float], Tensor] | EllipsisType 
             if _equal(got, wrong) or (key == "A @ B" and got.shape == wrong.shape):
                 return Feedback(False, message, key)
         if got.shape == (out_features, in_features):
-            hint = "The shape is right, the values are not (α/r) B A. A rank or scale written as a number?"
-            return Feedback(False, hint)
+            return Feedback(
+                False,
+                "The shape is right, the values are not (α/r) B A. Is a scale written as a number?",
+            )
         shape = f"{tuple(got.shape)} for A {tuple(A.shape)} and B {tuple(B.shape)}"
         return Feedback(False, f"ΔW is d × k; yours is {shape}.")
     return Feedback(True, "ΔW = (α/r) B A, one line, and every figure of LoRA follows from it.")

@@ -66,6 +66,8 @@ def test_lora_delta_unanswered(answer) -> None:
         lambda A, B, alpha: "ΔW",
         lambda A, B: A,
         lambda A, B, alpha: B @ A + 1,
+        lambda A, B, alpha: alpha // len(A) * (B @ A),
+        lambda A, B, alpha: alpha / 2 * (B @ A),
         lambda A, B, alpha: np.zeros(3),
     ],
 )

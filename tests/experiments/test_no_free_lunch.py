@@ -88,7 +88,7 @@ def test_published_counts(published: Runs) -> None:
     assert (full.to_frame()["num_parameters"] == 8320).all()
 
 
-def test_alpha_decides_the_order(published: Runs) -> None:
+def test_with_alpha_16_lora_catches_up(published: Runs) -> None:
     scaled = mv.experiments.no_free_lunch([mv.LoRA(2, alpha=16)], seeds=range(43, 53))
     gap = per_seed(scaled, "LoRA r=2 α=16", "final train") - per_seed(
         published, "MiSS r=4", "final train"
@@ -256,6 +256,8 @@ def test_summary(published: Runs) -> None:
     assert summary.loc[("MiSS r=4", "final train"), "verdict"] == "reference"
     assert summary.loc[(CONTROL, "final train"), "verdict"] == "same"
     assert ("constant", "min valid") in summary.index
+    from_start = published.summary(reference="unadapted").set_index(["method", "metric"])
+    assert from_start.loc[("MiSS r=4", "final train"), "verdict"] == "lower"
     with pytest.raises(ValueError, match="reference='DoRA' did not run; choose from"):
         published.summary(reference="DoRA")
 
