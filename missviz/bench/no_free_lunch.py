@@ -5,6 +5,7 @@ with the same evaluations (train and validation loss at every step). Adapter sta
 ours to PEFT's, so the losses must agree.
 """
 
+import copy
 import datetime
 import json
 import platform
@@ -60,9 +61,11 @@ def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, 
     rows = []
     for method, config in CASES:
         ours, theirs = [], []
+        # Drawn before the clock runs: PEFT must not pay for an adapter of ours.
+        starts = random_starts(method, bases, chosen)
         for turn in range(rounds + 1):
             losses, seconds = timed(run_ensemble, place, method, bases, tasks, chosen)
-            peer, peer_seconds = timed(run_peft, place, method, bases, tasks, chosen, config)
+            peer, peer_seconds = timed(run_peft, place, config, bases, tasks, starts)
             if turn:  # the first is a warm-up
                 ours.append(seconds / seeds)
                 theirs.append(peer_seconds / seeds)
@@ -116,30 +119,32 @@ def run_ensemble(
 
 
 def run_peft(
-    method: Method,
+    config: Callable[[], Any],
     bases: Sequence[TwoLayerNet],
     tasks: Sequence[Task],
-    seeds: Sequence[int],
-    config: Callable[[], Any],
+    starts: Sequence[Tensor | None],
 ) -> np.ndarray:
     """PEFT's side, build included, one model after the other, as one would write it."""
     members = []
-    for base, task, seed in zip(bases, tasks, seeds, strict=True):
-        copied = TwoLayerNet(torch.Generator()).to(next(iter(base.parameters())).device)
-        copied.load_state_dict(base.state_dict())
-        model = get_peft_model(copied, config())
-        layer = model.base_model.model.fc1
-        same_start(layer, method, base, seed)
-        model.base_model.model.fc2.requires_grad_(True)
+    for base, task, start in zip(bases, tasks, starts, strict=True):
+        model = get_peft_model(copy.deepcopy(base), config())
+        network = model.base_model.model
+        if start is not None:
+            network.fc1.lora_A["default"].weight.data.copy_(start)
+        network.fc2.requires_grad_(True)
         members.append(train_one(model, task))
     return np.array(members).transpose(1, 0, 2)
 
 
-def same_start(layer: Any, method: Method, base: TwoLayerNet, seed: int) -> None:
-    """LoRA's random A from our side; PiSSA's and MiSS's starts are the same by definition."""
-    if isinstance(method, LoRA):
-        with torch.no_grad():
-            layer.lora_A["default"].weight.copy_(adapted(method, base, seed).fc1.A)
+def random_starts(
+    method: Method, bases: Sequence[TwoLayerNet], seeds: Sequence[int]
+) -> list[Tensor | None]:
+    """LoRA's random A of each member, for PEFT to start from; PiSSA and MiSS need none: their
+    starts are the same by definition."""
+    if not isinstance(method, LoRA):
+        return [None] * len(seeds)
+    members = (adapted(method, base, seed) for base, seed in zip(bases, seeds, strict=True))
+    return [member.fc1.A.detach() for member in members]
 
 
 def train_one(model: nn.Module, task: Task) -> list[list[float]]:
