@@ -12,7 +12,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,9 @@ def random_starts(
     starts are the same by definition."""
     if not isinstance(method, LoRA):
         return [None] * len(seeds)
-    members = (adapted(method, base, seed) for base, seed in zip(bases, seeds, strict=True))
+    members: Iterable[Any] = (
+        adapted(method, base, seed) for base, seed in zip(bases, seeds, strict=True)
+    )
     return [member.fc1.A.detach() for member in members]
 
 
