@@ -191,6 +191,16 @@ class Adapter(nn.Module, Update):
             base_output = self.base(x)
         return base_output + self.correction(x)
 
+    def through_weight(
+        self,
+        x: Float[Tensor, "*batch in_"],
+        base_output: Float[Tensor, "*batch out"] | None,
+    ) -> Float[Tensor, "*batch out"]:
+        """The same y with ΔW built: one product with W₀ + ΔW where W₀ x + b is not known yet."""
+        if base_output is None:
+            return apply_linear(x, self.weight, self.bias)
+        return base_output + x @ self.delta().mT
+
     @property
     def weight(self) -> Float[Tensor, "*member out in_"]:
         """W₀ + ΔW, what merging gives; gradients flow to the adapter's parameters."""

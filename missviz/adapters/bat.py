@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
 from missviz.adapters.shards import shard_sums
 
 
@@ -117,9 +117,7 @@ class OutputBatAdapter(BatAdapter):
         x: Float[Tensor, "*batch in_"],
         base_output: Float[Tensor, "*batch out"] | None = None,
     ) -> Float[Tensor, "*batch out"]:
-        if base_output is None:
-            return apply_linear(x, self.weight, self.bias)
-        return base_output + x @ self.delta().mT
+        return self.through_weight(x, base_output)
 
 
 class InputBatAdapter(BatAdapter):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
 from missviz.adapters.bat import Bat
 from missviz.adapters.shards import LAYOUTS, Layout, shard_matrix, shard_owner, shard_sums, spread
 
@@ -151,9 +151,7 @@ class MiSSAdapter(Adapter):
     ) -> Float[Tensor, "*batch out"]:
         if self.method.form == "efficient":
             return super().forward(x, base_output)
-        if base_output is None:
-            return apply_linear(x, self.weight, self.bias)
-        return base_output + x @ self.delta().mT
+        return self.through_weight(x, base_output)
 
 
 def Bone(rank: int, *, published: datetime.date = datetime.date(2024, 11, 27)) -> MiSS | Bat:  # noqa: N802
