@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from missviz.analysis.reach import reach
     from missviz.analysis.spectra import spectrum
     from missviz.explore.predict import predict
+    from missviz.style import lecture
 
 _HOME = {
     "Method": "adapters.base",
@@ -46,6 +47,7 @@ _HOME = {
     "reach": "analysis.reach",
     "initial_gradient_norms": "analysis.gradients",
     "predict": "explore.predict",
+    "lecture": "style",
 }
 _MODULES = ("check", "displays", "experiments", "explore", "testing")
 
@@ -69,6 +71,7 @@ __all__ = [
     "experiments",
     "explore",
     "initial_gradient_norms",
+    "lecture",
     "merge",
     "predict",
     "reach",

@@ -1,10 +1,15 @@
-"""How things look: one colour, marker and dash per method, everywhere; no pyplot state."""
+"""How things look: one colour, marker and dash per method, everywhere; lecture and dark mode."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-INK, FAINT = "#333333", "#999999"
+FAINT = "#8c8c8c"
+"""Ghosts, guides, and what was not measured: visible on light and on dark."""
 DIVERGING = "RdBu_r"
 """For signed values, always with limits symmetric about zero."""
 
@@ -80,16 +85,113 @@ def method_style(name: str) -> MethodStyle:
     """
     known = [prefix for prefix in _BY_PREFIX if name == prefix or name.startswith(f"{prefix} ")]
     if known:
-        return _BY_PREFIX[max(known, key=len)]
+        style = _BY_PREFIX[max(known, key=len)]
+        return replace(style, color=ink()) if style.color == BLACK else style
     return _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
 
 
-def new_figure(width: float, height: float, *, fixed: bool = False) -> Figure:
+# --- Lecture and dark mode --------------------------------------------------------------------
+
+
+LECTURE_SCALE = 1.4
+"""Text and lines in lecture mode, relative to a page."""
+
+_DARK = {
+    "figure.facecolor": "#16181d",
+    "savefig.facecolor": "#16181d",
+    "axes.facecolor": "#16181d",
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e8e8e8"
+    ),
+}
+_before_lecture: dict[str, Any] = {}
+_settings: Any = mpl.rcParams
+
+
+def lecture(on: bool = True, *, dark: bool = False) -> None:
+    """Projector scale for every figure and panel that is made from now on.
+
+    Args:
+        on: False goes back to what was there before.
+        dark: light on dark.
+    """
+    _settings.update(_before_lecture)
+    _before_lecture.clear()
+    if not on:
+        return
+    scale = LECTURE_SCALE
+    settings = {
+        "font.size": 10 * scale,
+        "axes.linewidth": 0.8 * scale,
+        "lines.linewidth": 1.5 * scale,
+        "lines.markersize": 6 * scale,
+        **(_DARK if dark else {}),
+    }
+    _before_lecture.update({name: _settings[name] for name in settings})
+    _settings.update(settings)
+
+
+def text_scale() -> float:
+    """How large text is, relative to a page: 1, or more in lecture mode."""
+    return float(mpl.rcParams["font.size"]) / 10
+
+
+def ink() -> str:
+    """The colour of text and of lines that stand for no method."""
+    return str(mpl.rcParams["text.color"])
+
+
+def paper() -> str:
+    """The colour behind everything."""
+    return str(mpl.rcParams["figure.facecolor"])
+
+
+# --- Figures ----------------------------------------------------------------------------------
+
+
+def new_figure(width: float, height: float) -> Figure:
     """A figure in inches that pyplot does not know of: drawn when shown, and never twice.
 
-    With fixed=True its axes stay where they are put, so that a picture does not depend on what
-    was drawn before; else matplotlib arranges them.
+    matplotlib arranges its axes; `row_of_axes` makes figures for panels.
     """
-    figure = Figure(figsize=(width, height), dpi=100, facecolor="white")
-    figure.set_layout_engine("none" if fixed else "constrained")
+    figure = Figure(figsize=(width, height), dpi=100, facecolor=paper())
+    figure.set_layout_engine("constrained")
     return figure
+
+
+def row_of_axes(
+    width: float,
+    height: float,
+    columns: Sequence[float] = (1,),
+    *,
+    left: float = 0.7,
+    right: float = 0.15,
+    bottom: float = 0.55,
+    top: float = 0.4,
+    gap: float = 0.75,
+) -> list[Axes]:
+    """Axes beside each other in a new figure, at places that nothing drawn later can change.
+
+    A panel needs that: with a layout engine a picture would depend on those before it.
+
+    Args:
+        width, height: of the figure, inches.
+        columns: relative widths of the axes.
+        left, right, bottom, top, gap: room around and between the axes for their text, inches
+            at normal text size; it grows with the text.
+    """
+    left, right, bottom, top, gap = (
+        side * text_scale() for side in (left, right, bottom, top, gap)
+    )
+    figure = Figure(figsize=(width, height), dpi=100, facecolor=paper())
+    room = width - left - right - gap * (len(columns) - 1)
+    axes, start = [], left
+    for share in columns:
+        across = room * share / sum(columns)
+        place = (start / width, bottom / height, across / width, (height - bottom - top) / height)
+        ax = figure.add_axes(place)
+        # Ticks and grid below all data, so that they can be drawn once (see explore/frames.py).
+        ax.set_axisbelow(True)
+        axes.append(ax)
+        start += across + gap
+    return axes

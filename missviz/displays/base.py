@@ -1,24 +1,73 @@
 """What all displays share: they show themselves in a notebook, and say in words what they show."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+
+from missviz.style import FAINT
+
+HIDDEN = "The outcome is hidden: guess first, then reveal it."
 
 
 class Display:
     """Data in `__init__`, artists (with a trailing underscore) after `.plot()`, which returns self.
 
     As the last line of a notebook cell a plotted display is its picture, with one line of text
-    for those who cannot see it.
+    for those who cannot see it. For a panel a display has, besides `plot` and `summary`:
+
+    `update(other)`   show another display's data with the artists that are there;
+    `outcome_`        the artists that `reveal(False)` hides, for a class to guess first;
+    `ghost(pinned)`   grey artists that keep another display of the kind in view.
+
+    Limits and colour ranges are set once, in `plot`, and stay.
     """
 
     figure_: Figure
+    outcome_: Sequence[Artist] = ()
+    ghosts_: Sequence[Artist] = ()
+    revealed_: bool = True
 
     def summary(self) -> str:
         """What the picture shows, in one line."""
         raise NotImplementedError
+
+    def plot(self) -> Self:
+        """Draw into a figure of its own."""
+        raise NotImplementedError
+
+    def update(self, other: Any) -> None:
+        """Show another display's data. Unless a display knows better, it is drawn anew."""
+        self.__dict__ = other.plot().__dict__
+
+    def reveal(self, shown: bool = True) -> Self:
+        """Show the outcome, or hide it; axes, limits and what is given stay."""
+        self.revealed_ = shown
+        for artist in self.outcome_:
+            artist.set_visible(shown)
+        return self
+
+    def ghost(self, pinned: Any) -> list[Artist]:
+        """Add `pinned`, a display of this kind, to the axes in grey; the artists it took."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be pinned")
+
+    def pin(self, pinned: Any, label: str) -> Self:
+        """Keep `pinned` in view as a grey ghost, in place of an earlier one."""
+        self.unpin()
+        self.ghosts_ = self.ghost(pinned)
+        note = self.figure_.text(0.995, 0.01, f"grey: {label}", ha="right", color=FAINT)
+        self.ghosts_ = [*self.ghosts_, note]
+        return self
+
+    def unpin(self) -> Self:
+        """Take the ghost away."""
+        for artist in self.ghosts_:
+            artist.remove()
+        self.ghosts_ = ()
+        return self
 
     def save(self, path: str | Path) -> None:
         """Write the picture; the ending (.svg, .png, .pdf) says how."""
@@ -29,7 +78,8 @@ class Display:
             return {"text/plain": f"{type(self).__name__}, not drawn yet: call .plot()"}, {}
         picture = io.BytesIO()
         self.figure_.savefig(picture, format="png")
+        words = self.summary() if self.revealed_ else HIDDEN
         return (
-            {"image/png": picture.getvalue(), "text/plain": self.summary()},
-            {"image/png": {"alt": self.summary()}},
+            {"image/png": picture.getvalue(), "text/plain": words},
+            {"image/png": {"alt": words}},
         )

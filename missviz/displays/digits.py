@@ -13,14 +13,18 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
+from missviz.style import text_scale
+
 HEIGHT = 0.26
 """Of a digit, in cells."""
+MOST_SCALE = 1.25
+"""Digits must stay inside their cells in lecture mode."""
 
 
 class Digits:
     """One number per cell of an image on `ax`, to one decimal; light on cells beyond `dark_from`.
 
-    `strings` holds what is shown, row by row.
+    `strings` holds what is shown, row by row; `patches` are the two artists.
     """
 
     def __init__(self, ax: Axes, dark_from: float) -> None:
@@ -29,8 +33,9 @@ class Digits:
         nothing = Path(np.empty((0, 2)))
         self._black = PathPatch(nothing, facecolor="black", lw=0)
         self._white = PathPatch(nothing, facecolor="white", lw=0)
-        ax.add_patch(self._black)
-        ax.add_patch(self._white)
+        self.patches = (self._black, self._white)
+        for patch in self.patches:
+            ax.add_patch(patch)
 
     def set(self, values: Float[np.ndarray, "rows columns"]) -> None:
         """Show `values`; NaN cells stay empty."""
@@ -41,7 +46,7 @@ class Digits:
         paths: dict[bool, list[Path]] = {True: [], False: []}
         for string, (cell, value) in zip(self.strings, np.ndenumerate(values), strict=True):
             if string:
-                outline = _outline(string)
+                outline = _outline(string, min(text_scale(), MOST_SCALE) * HEIGHT)
                 placed = np.asarray(outline.vertices) + np.array(cell[::-1])
                 paths[bool(abs(value) > self.dark_from)].append(Path(placed, outline.codes))
         for patch, dark in ((self._white, True), (self._black, False)):
@@ -49,11 +54,11 @@ class Digits:
 
 
 @functools.lru_cache(maxsize=1024)
-def _outline(string: str) -> Path:
+def _outline(string: str, height: float) -> Path:
     """The string's outline around the origin, in cells, y downwards as in images."""
     path = TextPath((0, 0), string, size=1)
     digit_height = TextPath((0, 0), "0", size=1).get_extents().height
     box = path.get_extents()
     centre = np.array([(box.x0 + box.x1) / 2, digit_height / 2])
-    scale = HEIGHT / digit_height
+    scale = height / digit_height
     return Path((np.asarray(path.vertices) - centre) * np.array([scale, -scale]), path.codes)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from missviz.displays.base import Display
 from missviz.displays.race import RaceDisplay, choose_target
-from missviz.style import FAINT, INK, method_style, new_figure
+from missviz.style import FAINT, ink, method_style, new_figure, paper
 
 if TYPE_CHECKING:
     from missviz.experiments.runs import Runs
@@ -84,13 +84,13 @@ class LunchDisplay(Display):
                     xerr=error,
                     color=style.color,
                     marker=style.marker,
-                    markerfacecolor=style.color if filled else "white",
+                    markerfacecolor=style.color if filled else paper(),
                     capsize=3,
                     ls="",
                 )
         constants = self.losses[self.losses["method"] == "constant"].set_index("metric")["mean"]
         for metric, dash in zip(self.metrics, ((0, (1, 1)), (0, (4, 2))), strict=True):
-            ax.axvline(constants[metric], color=INK, lw=1, ls=dash)
+            ax.axvline(constants[metric], color=ink(), lw=1, ls=dash)
         ax.set_yticks(range(len(methods)), methods)
         ax.invert_yaxis()
         ax.set_xlabel(
@@ -114,7 +114,7 @@ class LunchDisplay(Display):
                     color=style.color,
                     linestyle=style.linestyle,
                     marker=style.marker,
-                    markerfacecolor=style.color if filled else "white",
+                    markerfacecolor=style.color if filled else paper(),
                     markersize=5,
                 )
                 self.timing_lines_[str(family), kind] = line

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from missviz.displays.base import Display
-from missviz.style import INK, method_style, new_figure
+from missviz.style import ink, method_style, new_figure
 
 if TYPE_CHECKING:
     from missviz.experiments.runs import Runs
@@ -107,7 +107,7 @@ class RaceDisplay(Display):
                 curve["step"], curve["low"], curve["high"], color=style.color, alpha=0.2, lw=0
             )
         self.constant_line_ = ax.axhline(
-            self.constant, color=INK, lw=1, ls=(0, (1, 1)), label="constant predictor"
+            self.constant, color=ink(), lw=1, ls=(0, (1, 1)), label="constant predictor"
         )
         ax.set(xlabel="step", ylabel=f"{self.split} loss (mean squared error)")
         if legend:

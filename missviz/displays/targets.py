@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from missviz.displays.base import Display
 from missviz.displays.lunch import BASELINES
-from missviz.style import INK, new_figure
+from missviz.style import ink, new_figure
 
 if TYPE_CHECKING:
     from missviz.experiments.runs import Runs
@@ -77,7 +77,7 @@ class TargetsDisplay(Display):
                 f"{values[row, column]:.2f}" if values[row, column] >= LEAST_SHOWN else "solved",
                 ha="center",
                 va="center",
-                color="white" if values[row, column] < 0.03 else INK,
+                color="white" if values[row, column] < 0.03 else ink(),
             )
             for row in range(rows)
             for column in range(columns)

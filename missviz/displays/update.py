@@ -4,12 +4,15 @@ import copy
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 
 from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
 from missviz.displays.digits import Digits
-from missviz.style import DIVERGING, FAINT, new_figure
+from missviz.style import DIVERGING, FAINT, row_of_axes
 
 MOST_WITH_DIGITS = 8
 
@@ -66,8 +69,7 @@ class UpdateDisplay(Display):
     def plot(self, axes: list[Axes] | None = None) -> "UpdateDisplay":
         """Draw into three axes, or into a figure of its own."""
         if axes is None:
-            place = {"left": 0.01, "right": 0.99, "bottom": 0.02, "top": 0.92, "wspace": 0.04}
-            axes = list(new_figure(11, 4.0, fixed=True).subplots(1, 3, gridspec_kw=place))
+            axes = row_of_axes(11, 4.0, (1, 1, 1), left=0.1, right=0.1, bottom=0.25, gap=0.3)
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
         rows, columns = self.base.shape
@@ -79,8 +81,24 @@ class UpdateDisplay(Display):
         self.digits_ = [Digits(ax, 0.65 * self.limit) for ax in axes if with_digits]
         for ax in axes:
             ax.set(xticks=[], yticks=[], facecolor=FAINT)
+        self.outcome_ = [
+            *self.ims_[1:],
+            *(patch for digits in self.digits_[1:] for patch in digits.patches),
+        ]
         self._fill()
         return self
+
+    def ghost(self, pinned: "UpdateDisplay") -> list[Artist]:
+        """Under the digit in each cell of ΔW a grey bar: left of the middle −, right of it +."""
+        if pinned.delta is None:
+            return []
+        lengths = 0.45 * np.clip(2 * pinned.delta / self.limit, -1, 1)
+        bars = [
+            Path([(x, y + 0.3), (x + length, y + 0.3), (x + length, y + 0.42), (x, y + 0.42)])
+            for (y, x), length in np.ndenumerate(lengths)
+        ]
+        grey = PathPatch(Path.make_compound_path(*bars), color=FAINT, lw=0)
+        return [self.axes_[1].add_patch(grey)]
 
     def update(self, other: "UpdateDisplay") -> None:
         """Show another display's matrices, of the same shape and limit, with the same artists."""

@@ -3,6 +3,7 @@
 from missviz.experiments.ensemble import Ensemble, train
 from missviz.experiments.no_free_lunch import no_free_lunch
 from missviz.experiments.runs import Runs
+from missviz.experiments.snapshots import adapter_snapshots
 from missviz.experiments.timings import adapter_timings
 
-__all__ = ["Ensemble", "Runs", "adapter_timings", "no_free_lunch", "train"]
+__all__ = ["Ensemble", "Runs", "adapter_snapshots", "adapter_timings", "no_free_lunch", "train"]

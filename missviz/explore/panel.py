@@ -2,33 +2,25 @@
 
 import base64
 import html
-import io
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+
+from missviz.adapters import validation
+from missviz.displays.base import HIDDEN, Display
+from missviz.explore.frames import Frames
+from missviz.explore.page import write_page
 
 MOST_CONTROLS = 3
 MOST_FRAMES = 256
-"""Frames kept for going back: about 50 kB each."""
-
-
-class Updatable(Protocol):
-    """A display that can show another's data with the artists that it has."""
-
-    figure_: Figure
-
-    def plot(self) -> Any: ...
-    def update(self, other: Any) -> None: ...
-    def summary(self) -> str: ...
+"""Frames kept for going back, or written into one page: about 50 kB each."""
 
 
 class Panel(widgets.VBox):
@@ -40,6 +32,8 @@ class Panel(widgets.VBox):
         choices: for each control its values; at most three controls. Numbers become a slider that
             steps through them, words a menu.
         values: where the controls stand at first.
+        fixed: the other arguments of that function, for `state`: {"size": 8}.
+        reveal: False hides the outcome until `reveal()`, or the button that is then there.
 
     Raises ValueError where there are more than three controls, or a value is none of its choices.
 
@@ -50,26 +44,39 @@ class Panel(widgets.VBox):
     def __init__(
         self,
         name: str,
-        compute: Callable[..., Updatable],
+        compute: Callable[..., Display],
         choices: Mapping[str, Sequence[Any]],
         values: Mapping[str, Any],
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        reveal: bool = True,
     ) -> None:
+        validation.boolean("reveal", reveal)
         if len(choices) > MOST_CONTROLS:
             raise ValueError(f"choices has {len(choices)} controls; a panel has at most three")
-        self._name, self._compute = name, compute
+        self._name, self._compute, self._fixed = name, compute, dict(fixed or {})
         self._choices = {control: list(options) for control, options in choices.items()}
         self._check(values)
         self._controls = {
             control: _control(control, options, values[control])
             for control, options in self._choices.items()
         }
+        self._revealed = reveal
+        self._pinned: tuple[Display, str] | None = None
         self._frames: OrderedDict[tuple[Any, ...], tuple[bytes, str]] = OrderedDict()
         self._picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
         self._text = widgets.HTML()
         self._display = compute(**values)
         self._display.plot()
+        self._painter = Frames(self._display.figure_)
         self._quiet = False
-        super().__init__([widgets.HBox(list(self._controls.values())), self._picture, self._text])
+        self._button = widgets.Button(description="Reveal")
+        self._button.on_click(lambda _: self.reveal())
+        buttons = [] if reveal else [self._button]
+        controls = widgets.HBox(
+            [*self._controls.values(), *buttons], layout=widgets.Layout(flex_flow="row wrap")
+        )
+        super().__init__([controls, self._picture, self._text])
         self._draw()
         for control in self._controls.values():
             control.observe(self._moved, names="value")
@@ -88,15 +95,21 @@ class Panel(widgets.VBox):
         return self._display.figure_
 
     @property
+    def picture(self) -> bytes:
+        """The present picture as PNG."""
+        return bytes(self._picture.value)
+
+    @property
     def state(self) -> str:
         """The line of code that opens this view again."""
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.values.items())
-        return f"mv.explore.{self._name}({arguments})"
+        arguments = {**self._fixed, **self.values, **({} if self._revealed else {"reveal": False})}
+        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        return f"mv.explore.{self._name}({written})"
 
     @property
     def summary(self) -> str:
         """What the present picture shows, in one line; it also stands under the picture."""
-        return self._frames[tuple(self.values.values())][1]
+        return self._frames[self._key][1]
 
     def set(self, **values: Any) -> "Panel":
         """Move controls without a browser: panel.set(rank=4). Returns the panel."""
@@ -107,13 +120,28 @@ class Panel(widgets.VBox):
         self._draw()
         return self
 
+    def reveal(self) -> "Panel":
+        """Show the outcome that `reveal=False` hid. Returns the panel."""
+        self._revealed = True
+        self._button.layout.display = "none"
+        self._draw()
+        return self
+
+    def pin(self, label: str) -> "Panel":
+        """Keep the present picture as a grey ghost, in place of an earlier one: p.pin("r = 4")."""
+        self._pinned = self._compute(**self.values), str(label)
+        return self._redraw()
+
+    def unpin(self) -> "Panel":
+        """Take the ghost away."""
+        self._pinned = None
+        return self._redraw()
+
     def save(self, path: str | Path, **values: Any) -> None:
         """Write the present picture, or the one at other values; the ending says the format."""
         wanted = {**self.values, **values}
         self._check(wanted)
-        display = self._compute(**wanted)
-        display.plot()
-        display.figure_.savefig(path)
+        self._dressed(self._compute(**wanted).plot()).figure_.savefig(path)
 
     def save_steps(
         self, folder: str | Path, *, suffix: str = "svg", **steps: Iterable[Any]
@@ -131,6 +159,24 @@ class Panel(widgets.VBox):
             written.append(out / f"{self._name}-{label}.{suffix}".replace(" ", "_"))
             self.save(written[-1], **values)
         return written
+
+    def to_html(self, path: str | Path) -> None:
+        """Write a page with all pictures and working controls: no kernel, no network.
+
+        Raises ValueError where that would be more than 256 pictures.
+        """
+        count = math.prod(map(len, self._choices.values()))
+        if count > MOST_FRAMES:
+            raise ValueError(
+                f"{self._name} has {count} pictures, too many for one page (at most {MOST_FRAMES})"
+            )
+        present = self.values
+        frames = []
+        for point in itertools.product(*self._choices.values()):
+            self._show(dict(zip(self._choices, point, strict=True)))
+            frames.append((self._painter.png(), self._words()))
+        self._show(present)
+        write_page(Path(path), self._name, self._choices, present, frames)
 
     # --- How it works --------------------------------------------------------------------------
 
@@ -156,42 +202,56 @@ class Panel(widgets.VBox):
         if not self._quiet:
             self._draw()
 
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return (*self.values.values(), self._revealed)
+
+    def _redraw(self) -> "Panel":
+        self._frames.clear()
+        self._display.unpin()
+        if self._pinned:
+            self._display.pin(*self._pinned)
+        self._draw()
+        return self
+
     def _draw(self) -> None:
-        values = self.values
-        key = tuple(values.values())
         try:
-            if key not in self._frames:
-                self._show(values)
-                self._frames[key] = _png(self._display.figure_), self._display.summary()
+            if self._key not in self._frames:
+                self._show(self.values)
+                self._frames[self._key] = self._painter.png(), self._words()
                 if len(self._frames) > MOST_FRAMES:
                     self._frames.popitem(last=False)
         except Exception as error:
             # In a browser nobody sees a traceback; in a cell it must still fail.
             self._text.value = html.escape(f"{type(error).__name__}: {error}")
             raise
-        picture, summary = self._frames[key]
+        picture, summary = self._frames[self._key]
         self._picture.value = picture
         self._text.value = html.escape(summary)
 
     def _show(self, values: Mapping[str, Any]) -> None:
         self._display.update(self._compute(**values))
+        if self._display.figure_ is not self._painter.figure:  # a display that is drawn anew
+            self._painter = Frames(self._display.figure_)
+            self._dressed(self._display)
+        self._display.reveal(self._revealed)
+
+    def _dressed(self, display: Display) -> Display:
+        """A display just drawn, with the ghost and what is hidden."""
+        if self._pinned:
+            display.pin(*self._pinned)
+        return display.reveal(self._revealed)
+
+    def _words(self) -> str:
+        return self._display.summary() if self._revealed else HIDDEN
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         # The picture goes along for readers without a kernel: GitHub, nbconvert, slides.
         bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
-        picture = base64.b64encode(self._picture.value).decode()
+        picture = base64.b64encode(self.picture).decode()
         return {**bundle, "image/png": picture, "text/plain": self.summary}
 
 
 def _control(name: str, options: Sequence[Any], value: Any) -> widgets.Widget:
     kind = widgets.Dropdown if isinstance(value, str) else widgets.SelectionSlider
     return kind(options=list(options), value=value, description=name.replace("_", " "))
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as PNG, packed lightly: drawing costs more than bytes to a local browser."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    packed = io.BytesIO()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(packed, "png", compress_level=1)
-    return packed.getvalue()

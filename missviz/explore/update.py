@@ -36,14 +36,15 @@ LIMIT = 2.0
 """Colours saturate beyond it; the digits still say how far."""
 
 
-def update(method: str = "MiSS", rank: int = 2) -> Panel:
+def update(method: str = "MiSS", rank: int = 2, *, reveal: bool = True) -> Panel:
     """W₀, ΔW and W₀ + ΔW of an 8 × 8 layer as squares with digits; controls: method, rank.
 
     The trained numbers of each method were moved off their start by N(0, 0.5²), as if a few steps
-    of training had been done. Colours mean the same at every setting.
+    of training had been done. Colours mean the same at every setting. With reveal=False ΔW stays
+    hidden until `panel.reveal()`.
     """
     choices: dict[str, list[Any]] = {"method": list(METHODS), "rank": list(RANKS)}
-    return Panel("update", _display, choices, {"method": method, "rank": rank})
+    return Panel("update", _display, choices, {"method": method, "rank": rank}, reveal=reveal)
 
 
 def _display(method: str, rank: int) -> UpdateDisplay:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from missviz import check
+from missviz.check.start_here import LORA_MISTAKES
 
 RIGHT = {
     "as in the paper": lambda A, B, alpha: alpha / A.shape[0] * (B @ A),
@@ -50,7 +51,7 @@ def test_lora_delta_wrong(key: str, answer) -> None:
 
 
 def test_every_listed_mistake_is_tested() -> None:
-    assert set(WRONG) == set(check._LORA_MISTAKES)
+    assert set(WRONG) == set(LORA_MISTAKES)
 
 
 @pytest.mark.parametrize("answer", [None, ..., lambda A, B, alpha: ..., lambda A, B, alpha: None])
@@ -75,57 +76,3 @@ def test_lora_delta_never_raises(answer) -> None:
     feedback = check.lora_delta(answer)
     assert feedback.right is False
     assert feedback.misconception is None
-
-
-def blocks(W0, generator):
-    return torch.randn(64, 4, generator=generator).repeat_interleave(16, dim=1)
-
-
-def blocks_through_a_matrix(W0, generator):
-    copies = torch.block_diag(*[torch.ones(1, 16) for _ in range(4)])
-    return 0.3 * torch.randn(64, 4, generator=generator) @ copies
-
-
-@pytest.mark.parametrize("answer", [blocks, blocks_through_a_matrix])
-def test_task_right(answer) -> None:
-    feedback = check.task_won_by_block_miss(answer)
-    assert feedback.right is True
-    assert "MiSS block r=4 100%" in feedback.message
-
-
-@pytest.mark.parametrize(
-    ("key", "answer", "rates"),
-    [
-        ("rate on the grid's edge", blocks, [1e-5, 1e-4]),
-        ("M = 0", lambda W0, generator: torch.zeros(64, 64), None),
-        ("rival wins", lambda W0, generator: torch.randn(64, 64, generator=generator), None),
-        (
-            "rival wins",
-            lambda W0, generator: torch.randn(64, 4, generator=generator).repeat(1, 16),
-            None,
-        ),
-    ],
-)
-def test_task_wrong(key: str, answer, rates) -> None:
-    feedback = check.task_won_by_block_miss(answer, rates)
-    assert feedback.right is False
-    assert feedback.misconception == key
-
-
-@pytest.mark.parametrize("answer", [None, ..., lambda W0, generator: ...])
-def test_task_unanswered(answer) -> None:
-    assert check.task_won_by_block_miss(answer).right is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "rates"),
-    [
-        (7, None),
-        (lambda W0, generator: 1 / 0, None),
-        (lambda W0, generator: torch.ones(3), None),
-        (lambda W0, generator: W0 * math.nan, None),
-        (blocks, [-1.0]),
-    ],
-)
-def test_task_never_raises(answer, rates) -> None:
-    assert check.task_won_by_block_miss(answer, rates).right is False

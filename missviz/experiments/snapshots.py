@@ -1,0 +1,61 @@
+"""One run of "no free lunch", stopped at a few steps: the adapter itself, not only its loss."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import mse_loss
+
+from missviz.adapters import validation
+from missviz.adapters.attach import attach
+from missviz.adapters.base import Adapter, Method
+from missviz.experiments.no_free_lunch import make_task
+from missviz.experiments.tasks import PROTOCOLS, base_models
+
+STEPS = (0, 1, 3, 10, 30, 100)
+
+
+def adapter_snapshots(
+    method: Method,
+    steps: Sequence[int] = STEPS,
+    *,
+    seed: int = 43,
+    learning_rate: float = 1e-3,
+) -> dict[int, Adapter]:
+    """The first layer's adapter (64 × 64) after each of `steps` Adam steps, published protocol.
+
+    The run is that of `no_free_lunch([method], seeds=[seed], learning_rates=[learning_rate])`,
+    one member at a time on the CPU: about 0.1 s for 100 steps.
+
+    Args:
+        method: any Method.
+        steps: how many steps were done; 0 is the start.
+        seed: of data, base network and adapter.
+        learning_rate: of Adam, for the adapter and the second layer.
+
+    Returns {step: adapter}; each adapter is a copy with W₀ in `adapter.base`.
+
+    Raises TypeError or ValueError, naming the argument.
+    """
+    if not isinstance(method, Method):
+        raise TypeError(f"method={method!r} is not a missviz method; try missviz.MiSS(rank=4)")
+    wanted = list(steps)
+    if not wanted or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in wanted):
+        raise ValueError(f"steps={steps!r} is not a list of whole numbers from 0 on")
+    learning_rate = validation.positive_float("learning_rate", learning_rate)
+    protocol = PROTOCOLS["published"]
+    (base,) = base_models((seed,), torch.float32, torch.device("cpu"))
+    x, y = (part.float() for part in make_task(protocol, "published", None, base, seed)["train"])
+    model = attach(base, method, "fc1", seed=seed, trainable=("fc2",))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(trained, lr=learning_rate)
+    taken: dict[int, Adapter] = {}
+    for step in range(max(wanted) + 1):
+        if step in wanted:
+            assert isinstance(model.fc1, Adapter)
+            taken[step] = copy.deepcopy(model.fc1)
+        if step < max(wanted):
+            optimiser.zero_grad()
+            mse_loss(model(x), y).backward()
+            optimiser.step()
+    return {step: taken[step] for step in wanted}
