@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from missviz.analysis.gradients import initial_gradient_norms
     from missviz.analysis.reach import reach
     from missviz.analysis.spectra import spectrum
+    from missviz.explore.gallery import gallery
     from missviz.explore.predict import predict
     from missviz.style import lecture
 
@@ -46,6 +47,7 @@ _HOME = {
     "spectrum": "analysis.spectra",
     "reach": "analysis.reach",
     "initial_gradient_norms": "analysis.gradients",
+    "gallery": "explore.gallery",
     "predict": "explore.predict",
     "lecture": "style",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "displays",
     "experiments",
     "explore",
+    "gallery",
     "initial_gradient_norms",
     "lecture",
     "merge",

@@ -1,4 +1,4 @@
-"""The command line: `missviz lab`, `missviz reproduce` and `missviz bench`."""
+"""The command line: `missviz lab`, `reproduce`, `lecture` and `bench`."""
 
 import os
 import shutil
@@ -161,29 +161,86 @@ def reproduce(
     typer.echo(f"Written to {out}.")
 
 
+# --- lecture ----------------------------------------------------------------------------------
+
+LINES = """What to type in a notebook, after `import missviz as mv`:
+
+  mv.lecture(dark=True)            projector scale; mv.lecture(False) undoes
+  mv.gallery()                     every panel as a thumbnail with its line of code
+  p = mv.explore.reach(reveal=False); p.reveal()
+  p.pin("r = 4")                   keeps the present state as a grey ghost
+  p.save("slide.svg", rank=8)      p.save_steps("slides/", rank=[1, 2, 4, 8])
+  p.to_html("page.html")           a page with working controls, no kernel, no network
+
+`missviz lecture --check` draws every panel once and prints seconds."""
+
+
+@app.command()
+def lecture(
+    check: Annotated[
+        bool, typer.Option("--check", help="Draw every panel once and print seconds.")
+    ] = False,
+) -> None:
+    """Is everything ready for the lecture hall? Needs no network."""
+    if not check:
+        typer.echo(LINES)
+        return
+    import time
+
+    from missviz import explore
+    from missviz.explore.gallery import PANELS
+
+    failed = 0
+    for name in PANELS:
+        started = time.perf_counter()
+        try:
+            panel = getattr(explore, name)()
+        except Exception as error:
+            failed += 1
+            typer.echo(f"{name:16} failed: {type(error).__name__}: {error}")
+        else:
+            typer.echo(f"{name:16} {time.perf_counter() - started:5.1f} s   {panel.state}")
+    if failed:
+        raise typer.Exit(1)
+
+
 # --- bench ------------------------------------------------------------------------------------
+
+
+class Part(StrEnum):
+    no_free_lunch = "no-free-lunch"
+    panels = "panels"
 
 
 @app.command()
 def bench(
-    part: Experiment,
-    seeds: Annotated[int, typer.Option(help="Runs per method.")] = 32,
-    rounds: Annotated[int, typer.Option(help="Turns that each side takes.")] = 3,
+    part: Part,
+    seeds: Annotated[int, typer.Option(help="no-free-lunch: runs per method.")] = 32,
+    rounds: Annotated[int, typer.Option(help="no-free-lunch: turns that each side takes.")] = 3,
+    presses: Annotated[int, typer.Option(help="panels: keys pressed in each.")] = 30,
     out: Annotated[Path, typer.Option(help="Folder for the JSON result.")] = Path(
         "benchmarks/results"
     ),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="no-free-lunch: cpu or cuda.")] = "cpu",
 ) -> None:
     """Measure missviz beside its peers, taking turns in one process; print ratios, write JSON."""
-    try:
-        from missviz.bench.no_free_lunch import compare, report
-    except ImportError as error:
-        typer.echo(
-            f"missviz: {error}. The benchmark needs PEFT: pip install 'missviz[peft]'", err=True
-        )
-        raise typer.Exit(2) from None
-    result = compare(seeds=seeds, rounds=rounds, device=device)
-    path = report(result, out)
+    if part is Part.panels:
+        from missviz.bench import browser, panels
+
+        if reason := browser.missing():
+            typer.echo(f"missviz: {reason}", err=True)
+            raise typer.Exit(2)
+        path = panels.report(panels.compare(presses=presses), out)
+    else:
+        try:
+            from missviz.bench import no_free_lunch
+        except ImportError as error:
+            typer.echo(
+                f"missviz: {error}. The benchmark needs PEFT: pip install 'missviz[peft]'", err=True
+            )
+            raise typer.Exit(2) from None
+        result = no_free_lunch.compare(seeds=seeds, rounds=rounds, device=device)
+        path = no_free_lunch.report(result, out)
     typer.echo(f"Written to {path}.")
 
 

@@ -31,13 +31,13 @@ class MethodStyle:
     """Colour, marker and dash; each alone tells the methods of one figure apart."""
 
     color: str
-    marker: str
-    linestyle: str | tuple[int, tuple[int, ...]]
+    marker: Any
+    """As matplotlib takes it: a letter, or (points, 1 for a star, angle)."""
+    linestyle: Any
+    """A name or (offset, (on, off, …)), as matplotlib takes it."""
 
 
-Dash = str | tuple[int, tuple[int, ...]]
-
-_DASHES: dict[str, Dash] = {
+_DASHES: dict[str, Any] = {
     "solid": "-",
     "long": (0, (8, 2)),
     "short": (0, (4, 2)),
@@ -50,7 +50,7 @@ _DASHES: dict[str, Dash] = {
 
 _BY_PREFIX = {
     "full fine-tuning": MethodStyle(BLACK, "s", _DASHES["long"]),
-    "frozen fine-tuning": MethodStyle(FAINT, "s", _DASHES["wide dots"]),
+    "frozen fine-tuning": MethodStyle(FAINT, "H", _DASHES["wide dots"]),
     "LoRA": MethodStyle(BLUE, "o", _DASHES["short"]),
     "rsLoRA": MethodStyle(BLUE, "<", _DASHES["long-short"]),
     "LoRA-FA": MethodStyle(SKY, ">", _DASHES["dots"]),
@@ -64,8 +64,8 @@ _BY_PREFIX = {
     "Bat input": MethodStyle(PINK, "P", _DASHES["short"]),
     "Bat left": MethodStyle(PINK, "*", _DASHES["dots"]),
     "fixed orthogonal": MethodStyle(ORANGE, "v", _DASHES["dashdotdot"]),
-    "fixed columns": MethodStyle(SKY, "P", _DASHES["long-short"]),
-    "fixed gaussian": MethodStyle(YELLOW, "*", _DASHES["dashdot"]),
+    "fixed columns": MethodStyle(SKY, (4, 1, 45), _DASHES["long-short"]),
+    "fixed gaussian": MethodStyle(YELLOW, (6, 1, 0), _DASHES["dashdot"]),
 }
 _OTHERS = [
     MethodStyle(color, marker, dash)

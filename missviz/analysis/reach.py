@@ -14,7 +14,7 @@ from missviz.adapters.full import FrozenFineTuning, FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS, MiSSAdapter
 from missviz.adapters.pissa import PiSSA
-from missviz.adapters.shards import shard_matrix
+from missviz.adapters.shards import shard_owner, shard_sums
 
 Matrix = Float[Tensor, "out in_"]
 
@@ -102,9 +102,12 @@ def _miss(adapter: Adapter, wanted: Matrix) -> float:
     assert isinstance(adapter, MiSSAdapter)
     rows, columns = adapter.D.shape
     layout = str(adapter.method.layout)
-    onto_columns = _onto_rows(wanted, shard_matrix(wanted.shape[1], columns, layout, wanted))
-    onto_both = _onto_rows(onto_columns.mT, shard_matrix(wanted.shape[0], rows, layout, wanted))
-    return float(onto_both.square().sum())
+    # Places that share an entry become their mean. The sum over n of them, divided by √n, has the
+    # energy of n means. A side that is not shared has n = 1.
+    for count in (columns, rows):
+        owner = shard_owner(wanted.shape[1], count, layout, wanted.device)
+        wanted = (shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()).mT
+    return float(wanted.square().sum())
 
 
 def _bat(adapter: Adapter, wanted: Matrix) -> float:

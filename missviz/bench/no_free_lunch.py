@@ -6,11 +6,7 @@ ours to PEFT's, so the losses must agree.
 """
 
 import copy
-import datetime
-import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,16 +17,17 @@ import torch
 from peft import LoraConfig, MissConfig, get_peft_model
 from torch import Tensor, nn
 
-import missviz
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Method
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
+from missviz.bench.results import write_result
 from missviz.experiments.arguments import FIRST_SEED
 from missviz.experiments.ensemble import Ensemble, train
 from missviz.experiments.no_free_lunch import make_task
 from missviz.experiments.tasks import PROTOCOLS, TwoLayerNet, base_models, stack_splits
+from missviz.machine import conditions
 
 PUBLISHED = PROTOCOLS["published"]
 RATE = PUBLISHED.learning_rates[0]
@@ -85,7 +82,7 @@ def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, 
         "part": "no-free-lunch",
         "seeds": seeds,
         "rounds": rounds,
-        **machine(device),
+        **conditions(device, ("peft",)),
         "rows": rows,
     }
 
@@ -168,41 +165,6 @@ def train_one(model: nn.Module, task: Task) -> list[list[float]]:
     return history
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What a timing depends on."""
-    import peft
-
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = models[0].split(":", 1)[1].strip() if models else name
-    if device.startswith("cuda"):
-        name = torch.cuda.get_device_name(torch.device(device))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(missviz.__file__).parent,
-        check=False,
-    ).stdout.strip()
-    return {
-        "device": device,
-        "machine": name,
-        "threads": torch.get_num_threads(),
-        "date": datetime.date.today().isoformat(),
-        "commit": commit or "unknown",
-        "versions": {
-            "missviz": missviz.__version__,
-            "torch": torch.__version__,
-            "peft": peft.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
 def report(result: dict[str, Any], folder: Path) -> Path:
     """Print the table and write the JSON; returns its path."""
     print(
@@ -219,9 +181,4 @@ def report(result: dict[str, Any], folder: Path) -> Path:
             f"{row['method']:10}{row['missviz_ms_per_run']:16.2f}{row['peft_ms_per_run']:14.1f}"
             f"{spread:>24}{row['largest_loss_difference']:18.1e}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result['part']}-{result['device'].replace(':', '')}.json"
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-    return path
+    return write_result(result, folder)

@@ -4,8 +4,22 @@ One file per lesson. No check raises: an untouched lesson runs through. Each ret
 a notebook shows.
 """
 
+from missviz.check.colinearity import bat_is_linear, mean_cosine
+from missviz.check.expansion import invisible_input, my_miss
 from missviz.check.feedback import Feedback
+from missviz.check.gradients import gain_and_rate
 from missviz.check.no_free_lunch import task_won_by_block_miss
+from missviz.check.reach import target_miss_cannot_touch
 from missviz.check.start_here import lora_delta
 
-__all__ = ["Feedback", "lora_delta", "task_won_by_block_miss"]
+__all__ = [
+    "Feedback",
+    "bat_is_linear",
+    "gain_and_rate",
+    "invisible_input",
+    "lora_delta",
+    "mean_cosine",
+    "my_miss",
+    "target_miss_cannot_touch",
+    "task_won_by_block_miss",
+]

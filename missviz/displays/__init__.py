@@ -1,8 +1,27 @@
 """One public figure per file: `from_*` computes, `.plot()` draws and keeps its artists."""
 
+from missviz.displays.colinearity import ColinearityDisplay
+from missviz.displays.gradient_norms import GradientNormDisplay
+from missviz.displays.landscape import LandscapeDisplay
 from missviz.displays.lunch import LunchDisplay
+from missviz.displays.published_gradients import PublishedGradientsDisplay
 from missviz.displays.race import RaceDisplay
+from missviz.displays.reach import ReachDisplay
+from missviz.displays.shards import ShardDisplay
+from missviz.displays.spectrum import SpectrumDisplay
 from missviz.displays.targets import TargetsDisplay
 from missviz.displays.update import UpdateDisplay
 
-__all__ = ["LunchDisplay", "RaceDisplay", "TargetsDisplay", "UpdateDisplay"]
+__all__ = [
+    "ColinearityDisplay",
+    "GradientNormDisplay",
+    "LandscapeDisplay",
+    "LunchDisplay",
+    "PublishedGradientsDisplay",
+    "RaceDisplay",
+    "ReachDisplay",
+    "ShardDisplay",
+    "SpectrumDisplay",
+    "TargetsDisplay",
+    "UpdateDisplay",
+]

@@ -37,8 +37,10 @@ class Digits:
         for patch in self.patches:
             ax.add_patch(patch)
 
-    def set(self, values: Float[np.ndarray, "rows columns"]) -> None:
-        """Show `values`; NaN cells stay empty."""
+    def set(
+        self, values: Float[np.ndarray, "rows columns"], corner: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Show `values`, the first in the cell (row, column) `corner`; NaN cells stay empty."""
         self.strings = [
             "" if np.isnan(value) else f"{value:.1f}".replace("-0.0", "0.0")
             for value in values.flat
@@ -47,7 +49,7 @@ class Digits:
         for string, (cell, value) in zip(self.strings, np.ndenumerate(values), strict=True):
             if string:
                 outline = _outline(string, min(text_scale(), MOST_SCALE) * HEIGHT)
-                placed = np.asarray(outline.vertices) + np.array(cell[::-1])
+                placed = np.asarray(outline.vertices) + np.add(cell, corner)[::-1]
                 paths[bool(abs(value) > self.dark_from)].append(Path(placed, outline.codes))
         for patch, dark in ((self._white, True), (self._black, False)):
             patch.set_path(Path.make_compound_path(*paths[dark]))

@@ -4,10 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from missviz.displays.base import Display
-from missviz.style import ink, method_style, new_figure
+from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
 
 if TYPE_CHECKING:
     from missviz.experiments.runs import Runs
@@ -21,12 +24,24 @@ class RaceDisplay(Display):
         split: what the loss was measured on.
         constant: loss of the constant predictor on that split.
         seeds: how many runs each line is the mean of.
+        limit: upper end of the loss axis, which starts at 0; None fits it to the curves.
+        note: where the runs come from, if they were not made now.
 
     After `plot`: `lines_` and `bands_` by method, `constant_line_`, `ax_`, `figure_`.
     """
 
-    def __init__(self, *, curves: pd.DataFrame, split: str, constant: float, seeds: int) -> None:
+    def __init__(
+        self,
+        *,
+        curves: pd.DataFrame,
+        split: str,
+        constant: float,
+        seeds: int,
+        limit: float | None = None,
+        note: str = "",
+    ) -> None:
         self.curves, self.split, self.constant, self.seeds = curves, split, constant, seeds
+        self.limit, self.note = limit, note
 
     @classmethod
     def from_runs(
@@ -70,8 +85,6 @@ class RaceDisplay(Display):
         )
 
     def summary(self) -> str:
-        if not getattr(self, "revealed_", True):
-            return f"{self.split} loss against step, not shown yet: guess first"
         last = self.curves[self.curves["step"] == self.curves["step"].max()].sort_values("mean")
         order = ", ".join(f"{row.method} {row.mean:.3g}" for row in last.itertuples())
         return (
@@ -82,43 +95,81 @@ class RaceDisplay(Display):
     def plot(
         self, ax: Axes | None = None, *, legend: bool = True, reveal: bool = True
     ) -> "RaceDisplay":
-        """Draw into `ax`, or into a figure of its own.
+        """Draw into `ax`, or into a figure of its own with the legend beside the curves.
 
         With reveal=False the same axes and limits stand there without the lines, for a class to
         guess first; the legend and the constant predictor stay.
         """
-        ax = new_figure(6.4, 4.0).subplots() if ax is None else ax
+        beside = ax is None
+        if ax is None:
+            (ax,) = row_of_axes(9.5, 4.2, right=2.75, bottom=0.75, top=0.2)
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
         self.lines_, self.bands_ = {}, {}
-        for method, curve in self.curves.groupby("method", sort=False):
-            name = str(method)
-            style = method_style(name)
-            (self.lines_[name],) = ax.plot(
+        for method, curve in self._by_method():
+            style = method_style(method)
+            (self.lines_[method],) = ax.plot(
                 curve["step"],
                 curve["mean"],
                 color=style.color,
                 linestyle=style.linestyle,
                 marker=style.marker,
                 markevery=max(1, len(curve) // 8),
-                markersize=4,
-                label=name,
+                markersize=4 * text_scale(),
+                label=method,
             )
-            self.bands_[name] = ax.fill_between(
+            self.bands_[method] = ax.fill_between(
                 curve["step"], curve["low"], curve["high"], color=style.color, alpha=0.2, lw=0
             )
         self.constant_line_ = ax.axhline(
             self.constant, color=ink(), lw=1, ls=(0, (1, 1)), label="constant predictor"
         )
         ax.set(xlabel="step", ylabel=f"{self.split} loss (mean squared error)")
-        if legend:
+        if self.limit is not None:
+            ax.set_ylim(0, self.limit)
+        ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
+        if legend and beside:
+            ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        elif legend:
             ax.legend(frameon=False, fontsize="small")
-        if not reveal:
-            ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
-            for method, line in self.lines_.items():
-                line.set_data([], [])
-                self.bands_[method].set_visible(False)
-        self.revealed_ = reveal
-        return self
+        if beside and self.note:
+            self.figure_.text(0.005, 0.012, self.note, fontsize="small", color=FAINT)
+        self.outcome_ = [*self.lines_.values(), *self.bands_.values()]
+        return self.reveal(reveal)
+
+    def update(self, other: "RaceDisplay") -> None:
+        """Show other curves of the same methods, on the same axes."""
+        if other.split != self.split:  # a new label redraws the axis
+            self.ax_.set_ylabel(f"{other.split} loss (mean squared error)")
+        self.curves, self.split = other.curves, other.split
+        self.constant, self.seeds = other.constant, other.seeds
+        for method, curve in self._by_method():
+            self.lines_[method].set_data(curve["step"], curve["mean"])
+            self.bands_[method].set_verts([_outline(curve)])
+        self.constant_line_.set_ydata([self.constant, self.constant])
+
+    def ghost(self, pinned: "RaceDisplay") -> list[Artist]:
+        """The pinned means, each with its method's dash."""
+        return [
+            self.ax_.add_line(
+                Line2D(
+                    curve["step"],
+                    curve["mean"],
+                    color=FAINT,
+                    linestyle=method_style(method).linestyle,
+                    zorder=1.9,
+                )
+            )
+            for method, curve in pinned._by_method()
+        ]
+
+    def _by_method(self) -> list[tuple[str, pd.DataFrame]]:
+        return [(str(method), curve) for method, curve in self.curves.groupby("method", sort=False)]
+
+
+def _outline(curve: pd.DataFrame) -> Float[np.ndarray, "points 2"]:
+    """The band's outline: along its lower edge and back along the upper."""
+    steps, low, high = (curve[column].to_numpy() for column in ("step", "low", "high"))
+    return np.column_stack([np.r_[steps, steps[::-1]], np.r_[low, high[::-1]]])
 
 
 def choose_target(runs: "Runs", target: str | None) -> str:

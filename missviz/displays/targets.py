@@ -4,19 +4,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.patches import Rectangle
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 
 from missviz.displays.base import Display
 from missviz.displays.lunch import BASELINES
-from missviz.style import ink, new_figure
+from missviz.style import FAINT, RED, row_of_axes
 
 if TYPE_CHECKING:
     from missviz.experiments.runs import Runs
 
 LEAST_SHOWN = 1e-4
 """Shares below it are all "solved": what is left is rounding."""
+WHITE_BELOW = 0.03
+"""Cells are dark there."""
 
 
 class TargetsDisplay(Display):
@@ -28,12 +32,21 @@ class TargetsDisplay(Display):
     Args:
         shares: methods × targets, loss divided by the unadapted loss.
         winners: for each target the method that wins it, or None.
+        shown: what the shares are, for the title.
+        note: where the runs come from, if they were not made now.
 
-    After `plot`: `im_`, `texts_`, `frames_`, `ax_`, `figure_`.
+    After `plot`: `im_`, `texts_`, `frames_` (one patch with all frames), `ax_`, `figure_`.
     """
 
-    def __init__(self, *, shares: pd.DataFrame, winners: dict[str, str | None]) -> None:
-        self.shares, self.winners = shares, winners
+    def __init__(
+        self,
+        *,
+        shares: pd.DataFrame,
+        winners: dict[str, str | None],
+        shown: str = "test loss / unadapted loss",
+        note: str = "",
+    ) -> None:
+        self.shares, self.winners, self.shown, self.note = shares, winners, shown, note
 
     @classmethod
     def from_runs(cls, runs: "Runs") -> "TargetsDisplay":
@@ -61,39 +74,61 @@ class TargetsDisplay(Display):
     def plot(self, ax: Axes | None = None) -> "TargetsDisplay":
         """Draw into `ax`, or into a figure of its own."""
         rows, columns = self.shares.shape
-        ax = new_figure(2.8 + 1.1 * columns, 1.2 + 0.5 * rows).subplots() if ax is None else ax
+        own = ax is None
+        if ax is None:
+            (ax,) = row_of_axes(
+                4.0 + 1.25 * columns, 2.0 + 0.5 * rows, left=1.75, bottom=0.95, top=0.4
+            )
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
-        values = self.shares.to_numpy()
         self.im_ = ax.imshow(
-            np.clip(values, LEAST_SHOWN, 1),
-            cmap="Blues_r",
-            norm=LogNorm(LEAST_SHOWN, 1.5),
-            aspect="auto",
+            np.ones((rows, columns)), cmap="Blues_r", norm=LogNorm(LEAST_SHOWN, 1.5), aspect="auto"
         )
         self.texts_ = [
-            ax.text(
-                column,
-                row,
-                f"{values[row, column]:.2f}" if values[row, column] >= LEAST_SHOWN else "solved",
-                ha="center",
-                va="center",
-                color="white" if values[row, column] < 0.03 else ink(),
-            )
-            for row in range(rows)
-            for column in range(columns)
+            ax.text(column, row, "", ha="center", va="center")
+            for row, column in np.ndindex(rows, columns)
         ]
-        self.frames_ = [
-            ax.add_patch(
-                Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, fill=False, ec="#D55E00", lw=2.5)
-            )
+        self.frames_ = PathPatch(Path(np.empty((0, 2))), fill=False, ec=RED, lw=2.5)
+        ax.add_patch(self.frames_)
+        ax.set_xticks(range(columns), self.shares.columns)
+        ax.set_xlabel("target family")
+        if own and self.note:
+            self.figure_.text(0.005, 0.012, self.note, fontsize="small", color=FAINT)
+        self.outcome_ = [self.im_, *self.texts_, self.frames_]
+        ax.set_yticks(range(rows), self.shares.index)
+        self._fill()
+        return self
+
+    def update(self, other: "TargetsDisplay") -> None:
+        """Show other shares on the same targets, from as many methods."""
+        if list(other.shares.index) != list(self.shares.index):  # new labels redraw the axis
+            self.ax_.set_yticks(range(len(other.shares)), other.shares.index)
+        self.shares, self.winners, self.shown = other.shares, other.winners, other.shown
+        self._fill()
+
+    def _fill(self) -> None:
+        values = self.shares.to_numpy()
+        self.im_.set_data(np.clip(values, LEAST_SHOWN, 1))
+        for text, value in zip(self.texts_, values.flat, strict=True):
+            text.set_text(f"{value:.2f}" if value >= LEAST_SHOWN else "solved")
+            text.set_color("white" if value < WHITE_BELOW else "black")
+        boxes = [
+            Path(np.array([(-0.47, -0.45), (0.47, -0.45), (0.47, 0.45), (-0.47, 0.45), (0, 0)])
+                 + np.array([column, row]), closed=True)
             for column, target in enumerate(self.shares.columns)
             for row, method in enumerate(self.shares.index)
             if self.winners[str(target)] == method
-        ]
-        ax.set_xticks(range(columns), self.shares.columns)
-        ax.set_yticks(range(rows), self.shares.index)
-        ax.set(xlabel="target family", title="test loss / unadapted loss (frame: winner)")
-        return self
+        ]  # fmt: skip
+        self.frames_.set_path(Path.make_compound_path(*boxes) if boxes else Path(np.empty((0, 2))))
+        self.ax_.set_title(f"{self.shown} (frame: winner)")
+
+    def ghost(self, pinned: "TargetsDisplay") -> list[Artist]:
+        """In each cell a grey bar at its foot, as long as the pinned share."""
+        bars = [
+            Path([(x - 0.45, y + 0.32), (x - 0.45 + 0.9 * share, y + 0.32),
+                  (x - 0.45 + 0.9 * share, y + 0.42), (x - 0.45, y + 0.42)])
+            for (y, x), share in np.ndenumerate(np.clip(pinned.shares.to_numpy(), 0, 1))
+        ]  # fmt: skip
+        return [self.ax_.add_patch(PathPatch(Path.make_compound_path(*bars), color=FAINT, lw=0))]
 
 
 def winner(runs: "Runs", target: str) -> str | None:

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,7 @@ from missviz.experiments.tasks import (
     teacher_function,
 )
 from missviz.experiments.timings import adapter_timings
+from missviz.machine import one_thread
 
 GRID_RATIO = 10**0.5
 MOST_WIDENINGS = 4
@@ -282,19 +283,15 @@ def no_free_lunch(
 def side_by_side(cells: int, device: str) -> Iterator[ThreadPoolExecutor]:
     """Threads that each run whole ensembles, one core each where that is a CPU's.
 
-    An ensemble on all cores waits for the slowest core at every small operation, which on a busy
-    machine takes ten times as long; side by side on one core each they never wait.
+    Never one ensemble on all cores: see `one_thread`.
     """
-    cores = torch.get_num_threads()
-    workers = min(cells, cores) if device == "cpu" else 1
+    workers = min(cells, torch.get_num_threads()) if device == "cpu" else 1
     pool = ThreadPoolExecutor(workers)
     try:
-        if device == "cpu":
-            torch.set_num_threads(1)
-        yield pool
+        with one_thread() if device == "cpu" else nullcontext():
+            yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)
 
 
 def choose_rate(

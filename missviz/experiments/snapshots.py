@@ -11,10 +11,12 @@ from missviz.adapters.attach import attach
 from missviz.adapters.base import Adapter, Method
 from missviz.experiments.no_free_lunch import make_task
 from missviz.experiments.tasks import PROTOCOLS, base_models
+from missviz.machine import one_thread
 
 STEPS = (0, 1, 3, 10, 30, 100)
 
 
+@one_thread()
 def adapter_snapshots(
     method: Method,
     steps: Sequence[int] = STEPS,

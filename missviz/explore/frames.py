@@ -1,11 +1,12 @@
-"""Pictures of a figure whose data change: ticks and labels are drawn once, the data each time.
+"""Pictures of a figure whose data change: ticks, labels and legends are drawn once, data each time.
 
-matplotlib's draw is what a slider waits for, and text is most of it. Axes that do not change are
-kept as pixels. The result is that of a full draw, pixel for pixel, as long as nothing lies below
-an axis (`Axes.set_axisbelow(True)`, which `style.row_of_axes` sets) and axes do not overlap.
+matplotlib's draw is what a slider waits for, and text is most of it. What did not change is kept
+as pixels. The result is that of a full draw, pixel for pixel, as long as nothing lies below an axis
+(`Axes.set_axisbelow(True)`, which `style.row_of_axes` sets) and axes do not overlap.
 """
 
 import io
+import itertools
 from operator import attrgetter
 from typing import Any
 
@@ -38,29 +39,35 @@ class Frames:
         """Draw what may have changed since the last time."""
         axes = sorted(self.figure.axes, key=attrgetter("zorder"))
         renderer = self._canvas.get_renderer()
-        if self._background is None or any(part.stale for part in self._still(axes)):
-            self._canvas.draw()  # settles aspects, ticks and places of titles
+        if self._background is None:
+            self._canvas.draw()  # settles aspects and the places of titles
+        still = [_still(ax) for ax in axes]
+        kept = [self.figure.patch, *itertools.chain(*still)]
+        if self._background is None or any(part.stale for part in kept):
             renderer.clear()
-            for part in self._still(axes):
+            for part in kept:
                 part.draw(renderer)
             self._background = self._canvas.copy_from_bbox(self.figure.bbox)
         else:
             self._canvas.restore_region(self._background)
-        for artist in [*(artist for ax in axes for artist in _moving(ax)), *_beside(self.figure)]:
+        moving = [_moving(ax, parts) for ax, parts in zip(axes, still, strict=True)]
+        for artist in itertools.chain(*moving, _beside(self.figure)):
             artist.draw(renderer)
 
-    def _still(self, axes: list[Axes]) -> list[Artist]:
-        return [
-            self.figure.patch,
-            *(part for ax in axes for part in (ax.patch, *((ax.xaxis, ax.yaxis) * ax.axison))),
-        ]
+
+def _still(ax: Axes) -> list[Artist]:
+    """What an axes draws first, and a legend that lies beside it."""
+    legend = ax.get_legend()
+    parts: list[Artist] = [ax.patch, *((ax.xaxis, ax.yaxis) * ax.axison)]
+    if legend is not None and not legend.get_window_extent().overlaps(ax.bbox):
+        parts.append(legend)
+    return parts
 
 
-def _moving(ax: Axes) -> list[Artist]:
-    """What an axes draws besides its patch and its axis, in that order."""
-    frame = set(ax.spines.values()) if not ax.axison else set()
-    still = {ax.patch, ax.xaxis, ax.yaxis, *frame}
-    artists = [artist for artist in ax.get_children() if artist not in still]
+def _moving(ax: Axes, still: list[Artist]) -> list[Artist]:
+    """All else, in the order in which it is drawn."""
+    frame = [] if ax.axison else [ax.xaxis, ax.yaxis, *ax.spines.values()]
+    artists = [artist for artist in ax.get_children() if artist not in {*still, *frame}]
     return sorted(artists, key=attrgetter("zorder"))
 
 

@@ -4,7 +4,17 @@ import base64
 import html
 from typing import Any
 
-PANELS = ("update",)
+PANELS = (
+    "update",
+    "expansion",
+    "reach",
+    "rank",
+    "colinearity",
+    "gradient_norms",
+    "landscape",
+    "race",
+    "lunch",
+)
 """The functions of `missviz.explore` that work without arguments, in the order of the lessons."""
 
 

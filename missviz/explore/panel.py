@@ -14,6 +14,7 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from missviz.adapters import validation
+from missviz.adapters.base import Method
 from missviz.displays.base import HIDDEN, Display
 from missviz.explore.frames import Frames
 from missviz.explore.page import write_page
@@ -29,10 +30,10 @@ class Panel(widgets.VBox):
     Args:
         name: of the function in `missviz.explore` that makes this panel.
         compute: values → a display, not yet drawn. Nothing is trained there.
-        choices: for each control its values; at most three controls. Numbers become a slider that
-            steps through them, words a menu.
+        choices: for each control its values, which a slider steps through; at most three controls.
         values: where the controls stand at first.
-        fixed: the other arguments of that function, for `state`: {"size": 8}.
+        given: positional arguments of that function, for `state`: methods.
+        fixed: its other arguments: {"size": 8}.
         reveal: False hides the outcome until `reveal()`, or the button that is then there.
 
     Raises ValueError where there are more than three controls, or a value is none of its choices.
@@ -48,19 +49,22 @@ class Panel(widgets.VBox):
         choices: Mapping[str, Sequence[Any]],
         values: Mapping[str, Any],
         *,
+        given: Sequence[Method] = (),
         fixed: Mapping[str, Any] | None = None,
         reveal: bool = True,
     ) -> None:
         validation.boolean("reveal", reveal)
         if len(choices) > MOST_CONTROLS:
             raise ValueError(f"choices has {len(choices)} controls; a panel has at most three")
-        self._name, self._compute, self._fixed = name, compute, dict(fixed or {})
+        self._name, self._compute = name, compute
+        self._given, self._fixed = tuple(given), dict(fixed or {})
         self._choices = {control: list(options) for control, options in choices.items()}
         self._check(values)
         self._controls = {
-            control: _control(control, options, values[control])
+            control: _slider(control, options, values[control])
             for control, options in self._choices.items()
         }
+        self._readouts = {control: _readout(options) for control, options in self._choices.items()}
         self._revealed = reveal
         self._pinned: tuple[Display, str] | None = None
         self._frames: OrderedDict[tuple[Any, ...], tuple[bytes, str]] = OrderedDict()
@@ -74,7 +78,15 @@ class Panel(widgets.VBox):
         self._button.on_click(lambda _: self.reveal())
         buttons = [] if reveal else [self._button]
         controls = widgets.HBox(
-            [*self._controls.values(), *buttons], layout=widgets.Layout(flex_flow="row wrap")
+            [
+                *(
+                    part
+                    for name in self._choices
+                    for part in (self._controls[name], self._readouts[name])
+                ),
+                *buttons,
+            ],
+            layout=widgets.Layout(flex_flow="row wrap"),
         )
         super().__init__([controls, self._picture, self._text])
         self._draw()
@@ -87,6 +99,11 @@ class Panel(widgets.VBox):
     def values(self) -> dict[str, Any]:
         """Where the controls stand."""
         return {name: control.value for name, control in self._controls.items()}
+
+    @property
+    def choices(self) -> dict[str, list[Any]]:
+        """The values that each control steps through."""
+        return self._choices
 
     @property
     def figure(self) -> Figure:
@@ -103,8 +120,9 @@ class Panel(widgets.VBox):
     def state(self) -> str:
         """The line of code that opens this view again."""
         arguments = {**self._fixed, **self.values, **({} if self._revealed else {"reveal": False})}
-        written = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        return f"mv.explore.{self._name}({written})"
+        written = [f"mv.{method!r}" for method in self._given]
+        written += [f"{name}={value!r}" for name, value in arguments.items()]
+        return f"mv.explore.{self._name}({', '.join(written)})"
 
     @property
     def summary(self) -> str:
@@ -119,6 +137,12 @@ class Panel(widgets.VBox):
                 self._controls[name].value = value
         self._draw()
         return self
+
+    def drawn(self, **values: Any) -> Display:
+        """The picture at these values as a display of its own, drawn directly."""
+        wanted = {**self.values, **values}
+        self._check(wanted)
+        return self._dressed(self._compute(**wanted).plot())
 
     def reveal(self) -> "Panel":
         """Show the outcome that `reveal=False` hid. Returns the panel."""
@@ -139,9 +163,7 @@ class Panel(widgets.VBox):
 
     def save(self, path: str | Path, **values: Any) -> None:
         """Write the present picture, or the one at other values; the ending says the format."""
-        wanted = {**self.values, **values}
-        self._check(wanted)
-        self._dressed(self._compute(**wanted).plot()).figure_.savefig(path)
+        self.drawn(**values).figure_.savefig(path)
 
     def save_steps(
         self, folder: str | Path, *, suffix: str = "svg", **steps: Iterable[Any]
@@ -227,6 +249,8 @@ class Panel(widgets.VBox):
             raise
         picture, summary = self._frames[self._key]
         self._picture.value = picture
+        for name, value in self.values.items():
+            self._readouts[name].value = str(value)
         self._text.value = html.escape(summary)
 
     def _show(self, values: Mapping[str, Any]) -> None:
@@ -252,6 +276,19 @@ class Panel(widgets.VBox):
         return {**bundle, "image/png": picture, "text/plain": self.summary}
 
 
-def _control(name: str, options: Sequence[Any], value: Any) -> widgets.Widget:
-    kind = widgets.Dropdown if isinstance(value, str) else widgets.SelectionSlider
-    return kind(options=list(options), value=value, description=name.replace("_", " "))
+def _slider(name: str, options: Sequence[Any], value: Any) -> widgets.SelectionSlider:
+    # For words too: JupyterLab keeps the arrow keys of menus and of buttons for itself.
+    return widgets.SelectionSlider(
+        options=list(options),
+        value=value,
+        description=name.replace("_", " "),
+        readout=False,
+        layout=widgets.Layout(width="auto"),
+        style={"description_width": "initial"},
+    )
+
+
+def _readout(options: Sequence[Any]) -> widgets.Label:
+    # A slider's own readout cuts words off.
+    width = max(len(str(option)) for option in options)
+    return widgets.Label(layout=widgets.Layout(min_width=f"{0.6 * width + 1:.1f}em"))

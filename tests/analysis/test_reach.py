@@ -10,7 +10,7 @@ from methods_under_test import methods_and_shapes
 
 import missviz as mv
 from missviz.adapters.base import Method
-from missviz.testing import random_linear
+from missviz.testing import random_linear, randomise
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -80,8 +80,6 @@ def test_lora_and_pissa(out_features: int, in_features: int, rank: int) -> None:
 
 @given(case=methods_and_shapes(), seed=st.integers(0, 3))
 def test_a_methods_own_updates_are_in_reach(case: tuple[Method, int, int], seed: int) -> None:
-    from missviz.testing import randomise
-
     method, out_features, in_features = case
     linear = random_linear(out_features, in_features, torch.float64)
     adapter = method.on(linear)
@@ -103,6 +101,83 @@ def test_iid_target_keeps_r_over_k() -> None:
     target = random(4000, 24)
     assert mv.reach(mv.MiSS(6), target) == pytest.approx(6 / 24, rel=0.05)
     assert mv.reach(mv.FixedFactor(6, "orthogonal"), target) == pytest.approx(6 / 24, rel=0.05)
+
+
+@settings(max_examples=40)
+@given(out=st.integers(1, 6), in_=st.integers(1, 14), data=st.data())
+def test_tiled_miss_is_a_projection(out: int, in_: int, data: st.DataObject) -> None:
+    """Identity 10, also where r does not divide k: P replaces columns that share by their mean."""
+    r = data.draw(st.integers(1, in_))
+    T = (torch.arange(in_) % r == torch.arange(r).unsqueeze(1)).double()
+    P = T.mT @ torch.diag(1 / T.sum(1)) @ T
+    torch.testing.assert_close(P @ P, P)
+    target = random(out, in_, seed=in_)
+    share = (target @ P).square().sum() / target.square().sum()
+    assert mv.reach(mv.MiSS(r), target) == pytest.approx(share.item(), abs=1e-12)
+
+
+@settings(max_examples=25)
+@given(
+    case=methods_and_shapes().filter(lambda case: is_linear(case[0]) and case[1] * case[2] < 150)
+)
+def test_shares_of_all_cells_sum_to_the_trained_numbers(case: tuple[Method, int, int]) -> None:
+    """A linear method's updates are a subspace, so a random target keeps numbers/cells on average:
+    summed over any orthonormal basis of targets, reach is the trace of the projector. Rank is not in
+    it: Bat's is full."""
+    method, out_features, in_features = case
+    base = random(out_features, in_features, seed=9)
+    total = 0.0
+    for cell in torch.eye(out_features * in_features, dtype=torch.float64):
+        total += mv.reach(method, cell.reshape(out_features, in_features), base)
+    numbers = method.num_parameters(out_features, in_features)
+    assert total == pytest.approx(numbers, abs=1e-6)
+
+
+def test_bat_of_block_size_1_has_full_rank_and_few_directions() -> None:
+    """Identity 22: 12 numbers, rank 12 of 12, and 12/144 of the targets."""
+    linear = random_linear(12, 12, torch.float64)
+    adapter = mv.Bat(1).on(linear)
+    randomise(adapter)
+    values = mv.spectrum(adapter)
+    assert (values > 1e-9 * values[0]).sum() == 12
+    targets = [random(12, 12, seed=seed) for seed in range(300)]
+    shares = [mv.reach(mv.Bat(1), target, linear.weight.detach()) for target in targets]
+    assert sum(shares) / 300 == pytest.approx(12 / 144, rel=0.1)
+
+
+def test_more_numbers_may_reach_less() -> None:
+    target = random(24, 4).repeat(1, 6)
+    shares = {r: mv.reach(mv.MiSS(r), target) for r in (1, 2, 3, 4, 5, 6, 8, 12, 24)}
+    whole = {r for r, share in shares.items() if share > 1 - 1e-12}
+    assert whole == {4, 8, 12, 24}
+    # Period 4 and period 6 have period 2 in common, so r = 6 is no better than r = 2.
+    assert shares[6] == pytest.approx(shares[2])
+
+
+def test_pissa_of_small_targets_is_its_tangent_space_and_of_large_ones_lora() -> None:
+    """Near B₀ A₀ the products B A form a surface; its tangent leaves out what both of W₀'s top
+    singular spaces miss. Far from it B₀ A₀ does not count."""
+    linear = random_linear(10, 12, torch.float64)
+    base, target = linear.weight.detach(), random(10, 12)
+    U, _, Vh = torch.linalg.svd(base, full_matrices=False)
+    left, right = U[:, :3] @ U[:, :3].mT, Vh[:3].mT @ Vh[:3]
+    missed = (torch.eye(10) - left) @ target @ (torch.eye(12) - right)
+    tangent = 1 - (missed.square().sum() / target.square().sum()).item()
+    assert mv.reach(mv.PiSSA(3), 1e-5 * target, base) == pytest.approx(tangent, abs=1e-4)
+    lora = mv.reach(mv.LoRA(3), target)
+    assert mv.reach(mv.PiSSA(3), 1e6 * target, base) == pytest.approx(lora, abs=1e-4)
+    assert tangent < lora
+
+
+def test_twice_the_rank_wins_only_on_pissas_own_updates() -> None:
+    linear = random_linear(16, 16, torch.float64)
+    adapter = mv.PiSSA(2).on(linear)
+    randomise(adapter)
+    own, base = adapter.delta().detach(), linear.weight.detach()
+    assert torch.linalg.matrix_rank(own) == 4
+    assert mv.reach(mv.LoRA(2), own) < mv.reach(mv.PiSSA(2), own, base) == pytest.approx(1)
+    other = random(16, 16) * base.norm() / 32
+    assert mv.reach(mv.LoRA(2), other) > mv.reach(mv.PiSSA(2), other, base)
 
 
 class Unknown(mv.LoRA.__bases__[0]):  # type: ignore[misc]

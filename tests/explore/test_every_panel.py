@@ -136,8 +136,8 @@ def check_text(figure, point: dict) -> None:
         if not (words and text.get_visible()) or (text.axes and not text.axes.get_visible()):
             continue
         box = text.get_window_extent(renderer)
-        if box.width == 0 or not page.overlaps(box):
-            continue  # a tick beyond the limits
+        if box.width == 0 or not page.contains(box.x0 + box.width / 2, box.y0 + box.height / 2):
+            continue  # of a tick beyond the limits
         assert text.get_fontsize() >= 8 * style.text_scale(), (words, text.get_fontsize())
         assert page.x0 - 1 <= box.x0 <= box.x1 <= page.x1 + 1, (words, point)
         assert page.y0 - 1 <= box.y0 <= box.y1 <= page.y1 + 1, (words, point)

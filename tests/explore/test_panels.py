@@ -29,9 +29,10 @@ def test_going_back_shows_the_same_picture_from_memory(panel: Panel, monkeypatch
 def test_controls_move_the_picture(panel: Panel) -> None:
     panel.set(method="MiSS", rank=2)
     before, text = panel.picture, panel._text.value
-    method, rank = panel.children[0].children
+    method, _, rank, readout = panel.children[0].children
     rank.value = 4
     assert panel.picture != before
+    assert readout.value == "4"
     assert panel._text.value != text
     assert panel.values["rank"] == 4
     method.value = "LoRA"
@@ -129,7 +130,7 @@ def test_an_error_in_a_callback_is_raised_and_shown(monkeypatch) -> None:
 def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:
     """nbmake passes over errors inside Output widgets; panels have none, so a cell fails."""
     good = (
-        "import missviz as mv\npanel = mv.explore.update()\npanel.children[0].children[1].value = 4"
+        "import missviz as mv\npanel = mv.explore.update()\npanel.children[0].children[2].value = 4"
     )
     bad = good.replace(
         "panel.children", "panel._compute = lambda **values: 1 / 0\npanel.children", 1

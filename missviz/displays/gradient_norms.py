@@ -1,0 +1,280 @@
+"""First gradient norms against rank, beside what a larger first gradient does to training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.full import FullFineTuning
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS
+from missviz.analysis.gradient_laws import column_correlation, lora_law, miss_law
+from missviz.analysis.gradients import initial_gradient_norms
+from missviz.displays.base import Display
+from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE, LinearTask, linear_task, on_one_core
+from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
+
+FAMILIES = ("LoRA", "MiSS")
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+RUNS = ("gain 1", "same rate", "compensated")
+LEAST_SHOWN, MOST_SHOWN = 1e-4, 300.0
+"""Of the loss; a run that diverges leaves the picture at the top."""
+EVERY = 5
+"""Steps between the rings of the compensated run."""
+
+
+class GradientNormDisplay(Display):
+    """Left: first gradient over full fine-tuning's, against rank. Right: loss of the runs.
+
+    The gain c multiplies LoRA's frozen factor (it is s = α / r). Rings and diamonds are measured,
+    with 95 % intervals over seeds; lines are the laws c √(r/3k) and √(1 + (g−1)ρ).
+
+    Args:
+        norms: one row per family ("LoRA", "MiSS") and rank: family, rank, mean, low, high, law;
+            LoRA's at gain c.
+        curves: loss of LoRA with A frozen after 0, 1, … steps, by run ("gain 1", "same rate",
+            "compensated"); 1 at the start, 0 for the least possible loss.
+        gain: c.
+        input_mean: μ of the inputs.
+        correlation: ρ of the columns of G, mean over seeds.
+        optimiser: "SGD" or "Adam", of the runs.
+
+    After `plot`: `points_`, `intervals_` and `laws_` by family, `lines_` by run, `axes_`,
+    `figure_`.
+    """
+
+    def __init__(
+        self,
+        *,
+        norms: pd.DataFrame,
+        curves: dict[str, Float[np.ndarray, " steps1"]],
+        gain: float,
+        input_mean: float,
+        correlation: float,
+        optimiser: str,
+    ) -> None:
+        self.gain = validation.positive_float("gain", gain)
+        self.optimiser = validation.one_of("optimiser", optimiser, OPTIMISERS)
+        self.input_mean, self.correlation = input_mean, correlation
+        missing = {"family", "rank", "mean", "low", "high", "law"} - set(norms.columns)
+        if missing:
+            raise ValueError(f"norms has no column {', '.join(sorted(missing))}")
+        if set(curves) != set(RUNS) or len({len(curve) for curve in curves.values()}) != 1:
+            raise ValueError(f"curves: expected equally long ones of {', '.join(RUNS)}")
+        self.norms, self.curves = norms, curves
+
+    @classmethod
+    def from_tables(
+        cls,
+        norms: pd.DataFrame,
+        runs: pd.DataFrame,
+        *,
+        gain: float,
+        input_mean: float,
+        optimiser: str,
+    ) -> "GradientNormDisplay":
+        """From `first_gradients` (below) and `missviz.experiments.gain_and_rate.gain_runs`.
+
+        LoRA's measured norms (s = 1) are multiplied by c: B's first gradient is s G Aᵀ, exactly.
+
+        Raises ValueError where the tables don't hold that input mean, or that gain.
+        """
+        from scipy.special import stdtrit  # scipy.stats takes longer to load than all of this
+
+        norms = norms[np.isclose(norms["input_mean"], input_mean)]
+        if norms.empty:
+            raise ValueError(f"input_mean={input_mean} was not measured")
+        if not {1.0, gain} <= set(runs["gain"]):
+            raise ValueError(f"gain={gain} did not run beside gain 1")
+        correlation = float(norms.groupby("seed")["correlation"].first().mean())
+        table = norms.groupby(["family", "rank"])["ratio"].agg(["mean", "sem", "count"])
+        table = table.reset_index()
+        half = table.pop("sem") * stdtrit(table.pop("count") - 1, 0.975)
+        table["low"], table["high"] = table["mean"] - half, table["mean"] + half
+        table["law"] = [
+            lora_law(rank, SIZE) if family == "LoRA" else miss_law(rank, SIZE, correlation)
+            for family, rank in zip(table["family"], table["rank"], strict=True)
+        ]
+        scaled = np.where(table["family"] == "LoRA", gain, 1.0)
+        for column in ("mean", "low", "high", "law"):
+            table[column] *= scaled
+        wanted = {"gain 1": (1.0, False), "same rate": (gain, False), "compensated": (gain, True)}
+        curves = {
+            run: runs.loc[(runs["gain"] == c) & (runs["compensated"] == comp), "loss"].to_numpy()
+            for run, (c, comp) in wanted.items()
+        }
+        return cls(
+            norms=table,
+            curves=curves,
+            gain=gain,
+            input_mean=input_mean,
+            correlation=correlation,
+            optimiser=optimiser,
+        )
+
+    @property
+    def divided_by(self) -> str:
+        """What the compensated rate is divided by, in words."""
+        return "c²" if self.optimiser == "SGD" else "c"
+
+    def summary(self) -> str:
+        at = int(np.median(self.norms["rank"].unique()))
+        row = self.norms[self.norms["rank"] == at].set_index("family")["mean"]
+        ends = {run: curve[-1] for run, curve in self.curves.items()}
+        apart = np.abs(self.curves["compensated"] / self.curves["gain 1"] - 1).max()
+        return (
+            f"gain c = {self.gain:g}, input mean {self.input_mean:g} (ρ = {self.correlation:.2f}): "
+            f"first gradient at r = {at}, over full fine-tuning's: LoRA {row['LoRA']:.2f}, "
+            f"MiSS {row['MiSS']:.2f}; loss after {len(self.curves['gain 1']) - 1} steps of "
+            f"{self.optimiser}: {ends['gain 1']:.2g} at c = 1, {ends['same rate']:.2g} at the same "
+            f"rate, {ends['compensated']:.2g} at rate/{self.divided_by} "
+            f"(largest relative difference to c = 1: {apart:.0e})"
+        )
+
+    def plot(self) -> "GradientNormDisplay":
+        """Draw into a figure of its own."""
+        self.axes_ = row_of_axes(11, 4.0, (1, 1), left=0.75, bottom=0.6, top=0.4, gap=0.85)
+        self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
+        self._plot_norms(self.axes_[0])
+        self._plot_runs(self.axes_[1])
+        self.outcome_ = [self.lines_["same rate"], self.lines_["compensated"]]
+        self._fill()
+        return self
+
+    def _plot_norms(self, ax: Axes) -> None:
+        ranks = sorted(self.norms["rank"].unique())
+        ax.set(xscale="log", yscale="log", xlim=(0.8, 1.3 * ranks[-1]), ylim=(0.012, 16))
+        ax.xaxis.set(major_locator=FixedLocator(ranks), minor_locator=NullLocator())
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set(
+            major_locator=FixedLocator([0.1, 0.5, 1, 2, 5, 10]), minor_locator=NullLocator()
+        )
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set(xlabel="rank r", ylabel="gradient / full fine-tuning's")
+        full = method_style("full fine-tuning")
+        ax.plot([0.8, 1.3 * ranks[-1]], [1, 1], color=full.color, ls=full.linestyle, lw=1)
+        self.laws_: dict[str, Line2D] = {}
+        self.points_: dict[str, Line2D] = {}
+        self.intervals_: dict[str, LineCollection] = {}
+        for family in FAMILIES:
+            style = method_style(family)
+            (self.laws_[family],) = ax.plot(ranks, np.ones(len(ranks)), color=style.color, lw=1.2)
+            (self.points_[family],) = ax.plot(
+                ranks, np.ones(len(ranks)), style.marker, color=style.color, ms=6, mfc="none"
+            )
+            self.intervals_[family] = LineCollection([], colors=style.color, linewidths=2)
+            ax.add_collection(self.intervals_[family], autolim=False)
+        lora, miss = (method_style(family).color for family in FAMILIES)
+        # Words instead of legends: a legend takes as long to draw as everything else.
+        self._gain_key = ax.text(0, 1.02, "", color=lora, transform=ax.transAxes)
+        ax.text(1, 1.02, "◇ MiSS", color=miss, ha="right", transform=ax.transAxes)
+
+    def _plot_runs(self, ax: Axes) -> None:
+        steps = np.arange(len(self.curves["gain 1"]))
+        ax.set(
+            yscale="log",
+            xlim=(0, steps[-1]),
+            ylim=(LEAST_SHOWN, MOST_SHOWN),
+            xlabel="step",
+            ylabel="loss above its minimum",
+        )
+        ax.yaxis.set(major_locator=FixedLocator([1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100]))
+        ax.yaxis.set_minor_locator(NullLocator())
+        color = method_style("LoRA").color
+        looks: dict[str, dict[str, Any]] = {
+            "gain 1": {"color": ink(), "lw": 1.2},
+            "same rate": {"color": color, "lw": 2.2},
+            "compensated": {"color": color, "ls": "", "marker": "o", "mfc": "none", "ms": 8},
+        }
+        self.lines_ = {run: ax.plot(steps, steps + 1.0, **look)[0] for run, look in looks.items()}
+        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        place |= {"ha": "right", "va": "top"}
+        line = 14 * text_scale()
+        ax.annotate("─ gain 1", (1, 1), (-4, -4), **place)
+        self._run_key = ax.annotate("", (1, 1), (-4, -4 - line), color=color, **place)
+
+    def _fill(self) -> None:
+        for family in FAMILIES:
+            rows = self.norms[self.norms["family"] == family].sort_values("rank")
+            self.laws_[family].set_data(rows["rank"], rows["law"])
+            self.points_[family].set_data(rows["rank"], rows["mean"])
+            bars = rows[["rank", "low", "high"]].to_numpy()
+            self.intervals_[family].set_segments([[(x, a), (x, b)] for x, a, b in bars])
+        for run, line in self.lines_.items():
+            shown = np.arange(len(self.curves[run]))[:: EVERY if run == "compensated" else 1]
+            line.set_data(shown, self.curves[run][shown])
+        self._gain_key.set_text(f"○ LoRA, gain {self.gain:g}")
+        self._run_key.set_text(
+            f"━ gain {self.gain:g}, same rate\n"
+            f"○ gain {self.gain:g}, rate/{self.divided_by} ({self.optimiser})"
+        )
+
+    def update(self, other: "GradientNormDisplay") -> None:
+        """Show another display's numbers with the same artists."""
+        self.norms, self.curves = other.norms, other.curves
+        self.gain, self.optimiser = other.gain, other.optimiser
+        self.input_mean, self.correlation = other.input_mean, other.correlation
+        self._fill()
+
+    def ghost(self, pinned: "GradientNormDisplay") -> list[Artist]:
+        """The pinned laws, and the pinned run at the same rate, in grey."""
+        norms, runs = self.axes_
+        drawn: list[Artist] = []
+        for family in FAMILIES:
+            rows = pinned.norms[pinned.norms["family"] == family].sort_values("rank")
+            drawn += norms.plot(rows["rank"], rows["law"], color=FAINT, lw=3, zorder=1)
+        loss = pinned.curves["same rate"]
+        return [*drawn, *runs.plot(np.arange(len(loss)), loss, color=FAINT, lw=3, zorder=1)]
+
+
+@on_one_core()
+def first_gradients(
+    input_means: Sequence[float], ranks: Sequence[int] = RANKS, seeds: int = 10
+) -> pd.DataFrame:
+    """First gradients of LoRA (s = 1) and MiSS on `linear_task`, over full fine-tuning's.
+
+    Returns one row per input_mean, family ("LoRA", "MiSS"), rank and seed, with `ratio` and
+    `correlation` (ρ of that seed's G). The seed draws task and adapter.
+
+    Raises TypeError or ValueError, naming the argument.
+    """
+    seeds = validation.positive_int("seeds", seeds)
+    methods = [LoRA(1), MiSS(1), FullFineTuning()]
+    tables = []
+    for input_mean in input_means:
+        tasks = [linear_task(input_mean, seed) for seed in range(seeds)]
+
+        def loss(model: nn.Module, tasks: list[LinearTask] = tasks) -> Tensor:
+            return torch.stack(
+                [task.loss(layer) for task, layer in zip(tasks, model.children(), strict=True)]
+            ).sum()
+
+        # One model with a layer per seed: the layers don't meet, and one gradient serves all.
+        layers = nn.ModuleList(task.linear for task in tasks)
+        found = initial_gradient_norms(layers, loss, methods, ranks)
+        found = found[found["module"] != "*"].assign(seed=lambda table: table["module"].astype(int))
+        whole = found[found["family"] == methods[-1].name].set_index("seed")["norm"]
+        correlations = {n: column_correlation(task.gradient()) for n, task in enumerate(tasks)}
+        for method in methods[:2]:
+            rows = found[found["family"] == method.name]
+            tables.append(
+                rows[["rank", "seed"]]
+                .astype(int)
+                .assign(
+                    input_mean=input_mean,
+                    family=method.name.split()[0],
+                    ratio=rows["norm"] / rows["seed"].map(whole),
+                    correlation=rows["seed"].map(correlations),
+                )
+            )
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,196 @@
+"""How much of a wanted update each method can be, against the numbers that it trains."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from matplotlib.artist import Artist
+from matplotlib.collections import LineCollection
+
+from missviz.adapters.base import Method
+from missviz.analysis.reach import reach
+from missviz.displays.base import Display
+from missviz.style import DIVERGING, FAINT, ink, method_style, row_of_axes, text_scale
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One method at several ranks (Bat: block sizes), as far as they fit the layer."""
+
+    ranks: Int[np.ndarray, " n"]
+    num_parameters: Int[np.ndarray, " n"]
+    shares: Float[np.ndarray, " n"]
+    """Of ‖M‖², from 0 to 1."""
+
+    def at(self, rank: int) -> int | None:
+        """Where `rank` stands among the ranks, or None."""
+        places = np.flatnonzero(self.ranks == rank)
+        return int(places[0]) if len(places) else None
+
+
+class ReachDisplay(Display):
+    """A wanted update M; the share of ‖M‖² in reach against trained numbers; the same at one rank.
+
+    Both pictures draw a method in the same colour, dash and marker, so the second is the legend of
+    the first. The dotted diagonal is what a random M gives to every method that is a projection on
+    as many directions as it has numbers: that many of the d k directions there are.
+
+    Args:
+        target: M (out, in).
+        name: of M.
+        reaches: per method, in the order of the second picture.
+        rank: the one that is marked.
+        limit: colours of M run from −limit to limit; None means its largest magnitude.
+
+    After `plot`: `im_`, `lines_` and `bars_` by method, `axes_`, `figure_`.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Float[np.ndarray, "out in_"],
+        name: str,
+        reaches: Mapping[str, Reach],
+        rank: int,
+        limit: float | None = None,
+    ) -> None:
+        if target.ndim != 2 or not target.any():
+            raise ValueError(f"target of shape {target.shape} is not a matrix other than zero")
+        if not reaches:
+            raise ValueError("reaches is empty; give at least one method")
+        if all(found.at(rank) is None for found in reaches.values()):
+            known = sorted({int(rank) for found in reaches.values() for rank in found.ranks})
+            raise ValueError(
+                f"rank={rank} was not computed; choose from {', '.join(map(str, known))}"
+            )
+        self.target, self.name, self.reaches, self.rank = target, name, dict(reaches), rank
+        self.limit = limit or float(np.abs(target).max())
+
+    @classmethod
+    def from_target(
+        cls,
+        target: Float[torch.Tensor, "out in_"],
+        methods: Mapping[str, Callable[[int], Method]],
+        ranks: Iterable[int],
+        *,
+        rank: int,
+        name: str = "M",
+        base: Float[torch.Tensor, "out in_"] | None = None,
+    ) -> "ReachDisplay":
+        """In closed form, by `mv.reach`: nothing is trained.
+
+        Args:
+            target: M (out, in).
+            methods: rank → method, by the name that is shown; it also gives the style.
+            ranks: to compute; a method leaves out those that do not fit the layer.
+            rank: the one that is marked.
+            name: of M.
+            base: W₀ (out, in), which PiSSA and Bat need.
+        """
+        reaches = reaches_of(target, methods, ranks, base)
+        return cls(target=target.detach().cpu().numpy(), name=name, reaches=reaches, rank=rank)
+
+    def summary(self) -> str:
+        shares = [
+            f"{name} {found.shares[at]:.0%} ({found.num_parameters[at]})"
+            for name, found in self.reaches.items()
+            if (at := found.at(self.rank)) is not None
+        ]
+        return (
+            f"Target: {self.name}. Share in reach at rank {self.rank} (trained numbers): "
+            + ", ".join(shares)
+        )
+
+    def plot(self) -> "ReachDisplay":
+        """Draw into a figure of its own."""
+        self.axes_ = row_of_axes(
+            11, 4.0, (2.9, 3.7, 2.2), left=0.1, right=0.25, bottom=0.55, top=0.4, gap=0.97
+        )
+        wanted, curves, bars = self.axes_
+        self.figure_ = wanted.figure  # type: ignore[assignment]
+        cells = self.target.size
+        self.im_ = wanted.imshow(
+            np.zeros(self.target.shape), cmap=DIVERGING, clim=(-self.limit, self.limit)
+        )
+        wanted.set(xticks=[], yticks=[])
+        curves.plot([0, cells], [0, 1], color=FAINT, ls=":")
+        curves.set(
+            xlim=(0, 1.04 * cells),
+            ylim=(-0.04, 1.06),
+            xticks=[cells * part // 4 for part in range(5)],
+            xlabel="trained numbers",
+            ylabel="share in reach",
+        )
+        bars.set(xlim=(-0.05, 1.1), xlabel="share in reach", ylim=(len(self.reaches) - 0.5, -0.5))
+        bars.set_yticks(
+            range(len(self.reaches)), [name.removeprefix("fixed ") for name in self.reaches]
+        )
+        bars.tick_params(axis="y", length=0)
+        bars.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        curves.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        self.lines_, self.bars_ = {}, {}
+        for name in self.reaches:
+            style = method_style(name)
+            look: dict[str, Any] = {"color": style.color, "ls": style.linestyle}
+            look |= {"marker": style.marker, "mec": ink(), "mew": 0.6, "ms": 8 * text_scale()}
+            (self.lines_[name],) = curves.plot([], [], **look)
+            (self.bars_[name],) = bars.plot([], [], lw=2.2 * text_scale(), markevery=[1], **look)
+        self.outcome_ = [*self.lines_.values(), *self.bars_.values()]
+        self._fill()
+        return self
+
+    def ghost(self, pinned: "ReachDisplay") -> list[Artist]:
+        """Grey lines, and grey strokes across the bars."""
+        _, curves, bars = self.axes_
+        drawn = [np.column_stack([r.num_parameters, r.shares]) for r in pinned.reaches.values()]
+        lines = LineCollection(drawn, colors=FAINT, linewidths=0.9, zorder=1.5)
+        curves.add_collection(lines, autolim=False)
+        ends = [
+            (found.shares[at], row)
+            for row, found in enumerate(pinned.reaches.values())
+            if (at := found.at(pinned.rank)) is not None
+        ]
+        (strokes,) = bars.plot(*np.transpose(ends), "|", color=FAINT, ms=18, mew=3, zorder=1.5)
+        return [lines, strokes]
+
+    def update(self, other: "ReachDisplay") -> None:
+        """Show another target of the same shape and limit, or another rank, of the same methods."""
+        self.target, self.name, self.reaches = other.target, other.name, other.reaches
+        self.rank = other.rank
+        self._fill()
+
+    def _fill(self) -> None:
+        self.im_.set_data(self.target)
+        self.axes_[0].set_title(f"M: {self.name}")
+        self.axes_[2].set_title(f"at rank {self.rank}")
+        for row, (name, found) in enumerate(self.reaches.items()):
+            at = found.at(self.rank)
+            self.lines_[name].set_data(found.num_parameters, found.shares)
+            self.lines_[name].set_markevery([] if at is None else [at])
+            share = [] if at is None else [0, found.shares[at]]
+            self.bars_[name].set_data(share, [row] * len(share))
+
+
+def reaches_of(
+    target: Float[torch.Tensor, "out in_"],
+    methods: Mapping[str, Callable[[int], Method]],
+    ranks: Iterable[int],
+    base: Float[torch.Tensor, "out in_"] | None = None,
+) -> dict[str, Reach]:
+    """The reach of each method at each rank that fits the layer; arguments as in `from_target`."""
+    wanted, found = list(ranks), {}
+    for name, make in methods.items():
+        points = []
+        for rank in wanted:
+            method = make(rank)
+            try:
+                method.check_shape(*target.shape)
+            except ValueError:
+                continue
+            points.append((rank, method.num_parameters(*target.shape), reach(method, target, base)))
+        ranked, numbers, shares = zip(*points, strict=True) if points else ((), (), ())
+        found[name] = Reach(np.array(ranked), np.array(numbers), np.array(shares))
+    return found

@@ -1,0 +1,367 @@
+"""A small D copied until it has W's shape, and two ways to y: D S and ΔW x."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from missviz.adapters import validation
+from missviz.adapters.miss import MiSSAdapter
+from missviz.adapters.shards import shard_sums
+from missviz.displays.base import Display
+from missviz.displays.digits import Digits
+from missviz.displays.update import MOST_WITH_DIGITS
+from missviz.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    YELLOW,
+    ink,
+    row_of_axes,
+)
+
+VIOLET = "#6b3fa0"
+HUES = (ORANGE, SKY, GREEN, PINK, YELLOW, BLUE, RED, VIOLET)
+"""One for each column (or row) of D; grey is none."""
+NOBODYS = -1
+"""Instead of a hue: cells that are the copy of no single column (or row) of D."""
+TRACED, OTHER = 0.8, 0.3
+"""How much hue a cell has, the rest being white: digits on it are black. Bars have more."""
+
+BARS = 3
+"""Room for the bars beside a vector, in cells."""
+MIDDLE = (1 + BARS) / 2
+"""From the middle of a vector's cell to the zero line of its bar."""
+SQUARE = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+"""Corners of a cell around its middle."""
+LONGEST = 0.45 * BARS
+"""Of a bar, in cells, from the zero line."""
+
+
+class ShardDisplay(Display):
+    """ΔW = expand(D), each cell coloured by the column (or row) of D that it is in, and y twice.
+
+    Left, the short way: D, above it what it multiplies (S, the shard sums of x), beside it D S.
+    Right, the long way: ΔW, above it x, beside it ΔW x. One column of ΔW, that with the pointer,
+    is traced: it and its copies are outlined, and with them the places of x that are summed. Where
+    rows are shared nothing of x is summed, D x has one number per row of D, and a row is traced.
+    Digits in cells up to 8 × 8.
+
+    Args:
+        D: (out, r); with shared rows (r, in). r is at most 8, the number of hues.
+        delta: ΔW (out, in).
+        x: (in,).
+        sums: what D multiplies: S (r,), or, with shared rows, x itself.
+        owner: for each column (or row) of ΔW the column (or row) of D that it is.
+        share: "columns" or "rows".
+        name: of the method.
+        trace: the traced column (or row) of ΔW, from 0.
+        limits: where bars of x and S end, and those of y; None means the longest ones shown.
+
+    Raises ValueError where shapes disagree or trace is no column (or row).
+    Source: MiSS Eq. 4-7 (columns), Eq. 3 (rows).
+
+    After `plot`: `short_` and `long_`, each with `matrix`, `vector` and `product`;
+    `pointer_`, `axes_`, `figure_`.
+    """
+
+    def __init__(
+        self,
+        *,
+        D: Float[np.ndarray, "rows columns"],
+        delta: Float[np.ndarray, "out in_"],
+        x: Float[np.ndarray, " in_"],
+        sums: Float[np.ndarray, " columns"],
+        owner: Int[np.ndarray, " places"],
+        share: str,
+        name: str,
+        trace: int = 0,
+        limits: tuple[float, float] | None = None,
+    ) -> None:
+        validation.one_of("share", share, ("columns", "rows"))
+        out_features, in_features = delta.shape
+        by_columns = share == "columns"
+        rank = D.shape[1] if by_columns else D.shape[0]
+        wanted = (out_features, rank) if by_columns else (rank, in_features)
+        places = in_features if by_columns else out_features
+        found = D.shape, x.shape, sums.shape, owner.shape
+        if found != (wanted, (in_features,), wanted[1:], (places,)):
+            raise ValueError(
+                f"D {D.shape}, x {x.shape}, sums {sums.shape} and owner {owner.shape} do not fit "
+                f"ΔW {delta.shape} where {share} are shared"
+            )
+        validation.at_most("rank", rank, "the number of hues", len(HUES))
+        if isinstance(trace, bool) or trace not in range(places):
+            raise ValueError(f"trace={trace!r}: ΔW has {share} 0 to {places - 1}")
+        self.D, self.delta, self.x, self.sums, self.owner = D, delta, x, sums, owner
+        self.share, self.name, self.trace = share, name, trace
+        self.products, self.y = D @ sums, delta @ x
+        longest = max(_largest(x), _largest(sums)), _largest(self.y)
+        self.limits = limits or (longest[0] or 1.0, longest[1] or 1.0)
+
+    @classmethod
+    def from_adapter(
+        cls,
+        adapter: MiSSAdapter,
+        x: Float[Tensor, " in_"],
+        *,
+        trace: int = 0,
+        limits: tuple[float, float] | None = None,
+    ) -> "ShardDisplay":
+        """What MiSS does to one input now, in float64. ValueError for mini, which shares both."""
+        method = adapter.method
+        if method.mini is not None:
+            raise ValueError(f"{method.name} shares columns and rows; this display follows one")
+        D, delta, x = (part.detach().cpu().double() for part in (adapter.D, adapter.delta(), x))
+        by_columns = method.share == "columns"
+        row_owner, column_owner = adapter.owners()
+        return cls(
+            D=D.numpy(),
+            delta=delta.numpy(),
+            x=x.numpy(),
+            sums=(shard_sums(x, method.rank, str(method.layout)) if by_columns else x).numpy(),
+            owner=(column_owner if by_columns else row_owner).cpu().numpy(),
+            share=method.share,
+            name=method.name,
+            trace=trace,
+            limits=limits,
+        )
+
+    @property
+    def copies(self) -> list[int]:
+        """The columns (or rows) of ΔW that equal the traced one by construction, and itself."""
+        return [int(place) for place in np.flatnonzero(self.owner == self.owner[self.trace])]
+
+    @property
+    def difference(self) -> float:
+        """The largest difference between the two ways to y."""
+        short = self.products if self.share == "columns" else self.products[self.owner]
+        return _largest(short - self.y)
+
+    def summary(self) -> str:
+        if not self.delta.any():
+            return f"{self.name}: no update yet, ΔW = 0"
+        source = int(self.owner[self.trace])
+        places = ("s " if len(self.copies) > 1 else " ") + ", ".join(map(str, self.copies))
+        if self.share == "columns":
+            terms = " + ".join(f"x[{place}]" for place in self.copies)
+            traced = (
+                f"column {source} of D is column{places} of ΔW, "
+                f"and S[{source}] = {terms} = {self.sums[source]:g}"
+            )
+        else:
+            traced = (
+                f"row {source} of D is row{places} of ΔW, where y is {self.products[source]:.2g}; "
+                "nothing of x is summed"
+            )
+        return (
+            f"{self.name}: {self.D.size} numbers fill {self.delta.size} cells; {traced}; "
+            f"the two ways to y differ by {self.difference:.0e}".replace("0e+00", "exactly 0")
+        )
+
+    def plot(self) -> "ShardDisplay":
+        """Draw into a figure of its own."""
+        self.axes_ = row_of_axes(11, 5.6, (1, 1), left=0.4, right=0.1, bottom=0.6, top=0.4, gap=0.4)
+        self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
+        self.short_, self.long_ = (_Way(ax, self.delta.shape, self.limits) for ax in self.axes_)
+        self.axes_[0].set_xlabel("columns of D")
+        self.axes_[1].set_xlabel("columns of ΔW")
+        (self.pointer_,) = self.axes_[1].plot([], [], color=ink(), ls="", clip_on=False)
+        self.outcome_ = [
+            *self.short_.vector.artists,
+            *self.short_.product.artists,
+            *self.long_.matrix.artists,
+            *self.long_.product.artists,
+        ]
+        self._fill()
+        return self
+
+    def ghost(self, pinned: "ShardDisplay") -> list[Artist]:
+        """Grey lines where the bars of y = ΔW x ended: y alone means the same in every layout."""
+        return [self.long_.product.mark_ends(pinned.y)]
+
+    def update(self, other: "ShardDisplay") -> None:
+        """Show another display, of a ΔW of the same shape, with the same artists and limits."""
+        for given in ("D", "delta", "x", "sums", "owner", "share", "name", "trace"):
+            setattr(self, given, getattr(other, given))
+        self.products, self.y = other.products, other.y
+        self._fill()
+
+    def _fill(self) -> None:
+        by_columns = self.share == "columns"
+        of_d = np.arange(self.D.shape[1] if by_columns else self.D.shape[0])
+        traced = int(self.owner[self.trace])
+        self.short_.set(self.D, self.sums, self.products, of_d, by_columns, traced)
+        self.long_.set(self.delta, self.x, self.y, self.owner, by_columns, traced)
+        self.short_.label.set_text("S" if by_columns else "x")
+        if by_columns:
+            self.pointer_.set_data([self.trace], [BARS + len(self.delta) + 0.7])
+        else:
+            self.pointer_.set_data([-0.7], [1 + BARS + self.trace])
+        self.pointer_.set_marker("^" if by_columns else ">")
+        self.axes_[0].set_title(
+            "short way: y = D S" if by_columns else "short way: D x, then copied"
+        )
+        self.axes_[1].set_title(f"long way: y = ΔW x, {self.name}")
+
+
+class _Way:
+    """One way to y: a matrix, above it the vector that it multiplies, beside it the product.
+
+    `ax` counts in cells, downwards from the vector; between the matrix and either vector there is
+    room for bars.
+    """
+
+    def __init__(self, ax: Axes, shape: tuple[int, ...], limits: tuple[float, float]) -> None:
+        rows, columns = shape
+        below, beside = 1 + BARS, columns + BARS
+        with_digits = max(shape) <= MOST_WITH_DIGITS
+        # All of W's cells: where D is smaller nothing is trained.
+        box = (-0.5, below - 0.5), columns, rows
+        ax.add_patch(Rectangle(*box, facecolor=FAINT, alpha=0.15, lw=0, zorder=0))
+        self.matrix = _Cells(ax, (below, 0), with_digits)
+        self.vector = _Vector(ax, (0, 0), columns, with_digits, limits[0])
+        self.product = _Vector(ax, (below, beside), rows, with_digits, limits[1], upright=True)
+        ax.set(
+            aspect="equal",
+            xlim=(-0.5, beside + 0.5),
+            ylim=(below + rows - 0.5, -0.5),
+            xticks=[*range(columns), beside],
+            xticklabels=[*map(str, range(columns)), "y"],
+            yticks=range(below, below + rows),
+            yticklabels=map(str, range(rows)),
+        )
+        self.label = ax.text(-1, 0, "x", ha="center", va="center")
+        ax.tick_params(length=0, pad=10)
+        ax.spines[:].set_visible(False)
+
+    def set(
+        self,
+        matrix: Float[np.ndarray, "rows columns"],
+        vector: Float[np.ndarray, " columns"],
+        product: Float[np.ndarray, " rows"],
+        owner: Int[np.ndarray, " places"],
+        by_columns: bool,
+        traced: int,
+    ) -> None:
+        """Show these; `owner` says for each column (or row) of the matrix which of D's it is."""
+        if by_columns:
+            across, down = owner, np.full(len(product), NOBODYS)
+        else:
+            across, down = np.full(len(vector), NOBODYS), owner
+        self.matrix.set(matrix, np.maximum(across, down[:, None]), traced)
+        self.vector.set(vector[None], across[None], traced)
+        self.product.set(product[:, None], down[:, None], traced)
+
+
+class _Cells:
+    """Coloured cells with numbers, and an outline around those that are traced.
+
+    `corner` is the (row, column) of the first cell.
+    """
+
+    def __init__(self, ax: Axes, corner: tuple[int, int], with_digits: bool) -> None:
+        self.ax, self.corner = ax, corner
+        self.squares = PolyCollection([], lw=0, antialiased=False)
+        ax.add_collection(self.squares, autolim=False)
+        self.digits = Digits(ax, dark_from=np.inf) if with_digits else None
+        self.outline = LineCollection([], colors=ink(), lw=2, capstyle="projecting")
+        ax.add_collection(self.outline, autolim=False)
+        self.artists: list[Artist] = [self.squares, self.outline]
+        if self.digits:
+            self.artists.extend(self.digits.patches)
+
+    def set(
+        self,
+        values: Float[np.ndarray, "rows columns"],
+        hues: Int[np.ndarray, "rows columns"],
+        traced: int,
+    ) -> None:
+        """Show `values` on cells of these `hues`; those of hue `traced` stand out."""
+        row, column = self.corner
+        places = np.array(list(np.ndindex(hues.shape)))[:, ::-1] + np.array([column, row])
+        self.squares.set_verts(places[:, None] + SQUARE)
+        self.squares.set_facecolor(_tints(traced)[hues.ravel()])
+        self.outline.set_segments(_edges(hues == traced) + np.array([column, row]))
+        if self.digits:
+            self.digits.set(values, self.corner)
+
+
+class _Vector(_Cells):
+    """Cells in a row with bars below them; upright, in a column with bars left of them."""
+
+    def __init__(
+        self,
+        ax: Axes,
+        corner: tuple[int, int],
+        places: int,
+        with_digits: bool,
+        limit: float,
+        *,
+        upright: bool = False,
+    ) -> None:
+        super().__init__(ax, corner, with_digits)
+        self.limit, self.upright = limit, upright
+        self.bars = PolyCollection([], lw=0)
+        ax.add_collection(self.bars, autolim=False)
+        self.artists.append(self.bars)
+        zero = list(self._corners(np.zeros(places))[:, :2])
+        ax.add_collection(LineCollection(zero, colors=FAINT, lw=1), autolim=False)
+
+    def set(
+        self,
+        values: Float[np.ndarray, "rows columns"],
+        hues: Int[np.ndarray, "rows columns"],
+        traced: int,
+    ) -> None:
+        super().set(values, hues, traced)
+        self.bars.set_verts(list(self._corners(values.ravel())))
+        self.bars.set_facecolor(_tints(traced, 0.2)[hues.ravel()])
+
+    def mark_ends(self, values: Float[np.ndarray, " places"]) -> LineCollection:
+        """Add grey lines where bars of `values` would end."""
+        ends = LineCollection(list(self._corners(values)[:, 2:]), colors=FAINT, lw=3)
+        self.ax.add_collection(ends, autolim=False)
+        return ends
+
+    def _corners(self, values: Float[np.ndarray, " places"]) -> Float[np.ndarray, "places 4 2"]:
+        """Of each bar: two corners on the zero line and two at its end."""
+        row, column = self.corner
+        place = np.arange(len(values))[:, None] + np.array([-0.4, 0.4, 0.4, -0.4])
+        length = LONGEST * np.clip(values / self.limit, -1, 1)[:, None] * np.array([0, 0, 1, 1])
+        if self.upright:
+            return np.stack([column - MIDDLE + length, row + place], axis=-1)
+        return np.stack([column + place, row + MIDDLE - length], axis=-1)
+
+
+def _tints(traced: int, more: float = 0.0) -> Float[np.ndarray, "hues 3"]:
+    """The colour of each hue, and last, where NOBODYS points, of cells without one."""
+    share = np.full((len(HUES) + 1, 1), OTHER + more)
+    share[traced] = TRACED + more
+    hues = np.array([to_rgb(hue) for hue in (*HUES, FAINT)])
+    return 1 - share * (1 - hues)
+
+
+def _edges(inside: Bool[np.ndarray, "rows columns"]) -> Float[np.ndarray, "edges 2 2"]:
+    """Lines ((x, y), (x, y)) between cells inside and outside; the first cell lies around 0."""
+    padded = np.pad(inside, 1)
+    upright = np.argwhere(np.diff(padded, axis=1))[:, ::-1] - np.array([0.5, 1])
+    level = np.argwhere(np.diff(padded, axis=0))[:, ::-1] - np.array([1, 0.5])
+    return np.concatenate(
+        [
+            upright[:, None] + np.array([[0, -0.5], [0, 0.5]]),
+            level[:, None] + np.array([[-0.5, 0], [0.5, 0]]),
+        ]
+    )
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values).max())

@@ -1,0 +1,147 @@
+"""Runs that ship with missviz, so that a panel on training opens at once: tables, and where from.
+
+`python -m missviz.explore.stored` runs everything anew (a few minutes) and writes the tables.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from missviz.adapters.base import Method
+from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS
+from missviz.analysis.reach import reach
+from missviz.displays.race import RaceDisplay
+from missviz.displays.targets import winner
+from missviz.experiments.arguments import FIRST_SEED, default_methods
+from missviz.experiments.no_free_lunch import no_free_lunch
+from missviz.experiments.tasks import TARGETS, base_models
+from missviz.machine import conditions
+from missviz.randomness import generator_for
+
+FOLDER = Path(__file__).parent / "stored"
+SEEDS = 10
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+SPLITS = ("train", "valid")
+LAYER = {"trained": "published", "frozen": "controlled"}
+"""What happens to the second layer, and the protocol in which it does."""
+BUDGETS = (128, 256, 512)
+
+
+def load(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A stored table, and what it depends on: methods, seeds, commit, machine, versions."""
+    table = pd.read_csv(FOLDER / f"{name}.csv.gz")
+    return table, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def label(about: dict[str, Any]) -> str:
+    """What a picture says of runs that were not made now."""
+    return f"stored run: {about['seeds']} seeds, commit {about['commit']}, {about['machine']}"
+
+
+def race_table(methods: Sequence[Method], seeds: int = SEEDS) -> pd.DataFrame:
+    """Curves of the race at shared rates: one row per second_layer, split, learning_rate, method
+    and step, with mean, low and high over seeds (95 %), and the constant predictor's loss."""
+    tables = []
+    for layer, protocol in LAYER.items():
+        for rate in RATES:
+            with warnings.catch_warnings():
+                # With one rate there is nothing to choose, and every choice is on the edge.
+                warnings.simplefilter("ignore", UserWarning)
+                runs = no_free_lunch(methods, protocol, seeds, [rate])  # type: ignore[arg-type]
+            for split in SPLITS:
+                display = RaceDisplay.from_runs(runs, split)
+                tables.append(
+                    display.curves.assign(
+                        second_layer=layer,
+                        split=split,
+                        learning_rate=rate,
+                        constant=display.constant,
+                    )
+                )
+    return pd.concat(tables, ignore_index=True)
+
+
+def budget_methods(budget: int) -> dict[str, Method]:
+    """By family, the three methods whose shapes the targets have, with `budget` numbers each."""
+    return {
+        "LoRA": LoRA(budget // 128),
+        "MiSS": MiSS(budget // 64),
+        "columns": FixedFactor(budget // 64, "columns"),
+    }
+
+
+def lunch_table(seeds: int = SEEDS) -> pd.DataFrame:
+    """Who wins where: one row per budget, target and method, with its test loss as a share of the
+    unadapted network's, whether it wins, and the share of ‖M‖² that it cannot be, 1 − reach."""
+    numbers = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
+    bases = base_models(numbers, torch.float32, torch.device("cpu"))
+    weights = {n: base.state_dict()["fc1.weight"] for n, base in zip(numbers, bases, strict=True)}
+    rows = []
+    for budget in BUDGETS:
+        methods = budget_methods(budget)
+        runs = no_free_lunch(list(methods.values()), "teacher", seeds)
+        tested = runs.summary()
+        tested = tested[tested["metric"] == "test"].set_index(["target", "method"])["mean"]
+        for target, make in TARGETS.items():
+            best = winner(runs, target)
+            wanted = [
+                make(weight.double(), generator_for(seed, "target", target))
+                for seed, weight in weights.items()
+            ]
+            for family, method in methods.items():
+                missed = [1 - reach(method, update) for update in wanted]
+                rows.append(
+                    {
+                        "budget": budget,
+                        "target": target,
+                        "family": family,
+                        "method": method.name,
+                        "share": tested[target, method.name] / tested[target, "unadapted"],
+                        "wins": method.name == best,
+                        "missed": sum(missed) / len(missed),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+# --- Writing them -----------------------------------------------------------------------------
+
+
+def _about(methods: Sequence[Method]) -> dict[str, Any]:
+    return {
+        "seeds": SEEDS,
+        "first_seed": FIRST_SEED,
+        "methods": {method.name: repr(method) for method in methods},
+        **conditions(),
+    }
+
+
+def _write(name: str, table: pd.DataFrame, methods: Sequence[Method]) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    table.to_csv(
+        FOLDER / f"{name}.csv.gz",
+        index=False,
+        float_format="%.5g",
+        compression={"method": "gzip", "mtime": 0},  # the same table gives the same bytes
+    )
+    about = json.dumps(_about(methods), indent=2, ensure_ascii=False)
+    (FOLDER / f"{name}.json").write_text(about + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Run everything and write the tables."""
+    racers = default_methods()
+    _write("race", race_table(racers), racers)
+    budgets = [method for budget in BUDGETS for method in budget_methods(budget).values()]
+    _write("lunch", lunch_table(), budgets)
+
+
+if __name__ == "__main__":
+    main()

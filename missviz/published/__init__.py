@@ -1,0 +1,36 @@
+"""WHAT OTHERS REPORTED: figures from papers, as tables in which each row says where it is from.
+
+| table               | what it holds                                                            |
+|---------------------|--------------------------------------------------------------------------|
+| `initial_gradients` | DiSHA (arXiv 2409.15371v6) Fig. 1 and §9.1: norm of the first gradient,  |
+|                     | Llama2-7B, by method and rank (empty: none); read from the text or       |
+|                     | digitised from the figure, ± uncertainty                                 |
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = Path(__file__).parent
+
+
+def tables() -> list[str]:
+    """Names of the tables there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.csv"))
+
+
+def table(name: str) -> "pd.DataFrame":
+    """One table; its column `source` says for each row where the figure was reported.
+
+    Raises ValueError where there is no such table, or a row of it has no source.
+    """
+    import pandas as pd
+
+    if name not in tables():
+        raise ValueError(f"name={name!r} is no published table; choose from {', '.join(tables())}")
+    found = pd.read_csv(FOLDER / f"{name}.csv")
+    if "source" not in found or found["source"].isna().any():
+        raise ValueError(f"{name}: every published figure needs a source")
+    return found

@@ -1,0 +1,98 @@
+"""The reach panel: every target has its claimed kind, and the shares are those of `mv.reach`."""
+
+import numpy as np
+import pytest
+import torch
+
+import missviz as mv
+from missviz.explore.panel import Panel
+from missviz.explore.reach import METHODS, RANKS, TARGETS, _computed
+
+
+@pytest.fixture(scope="module")
+def panel() -> Panel:
+    return mv.explore.reach()
+
+
+@pytest.fixture(scope="module")
+def targets() -> dict[str, torch.Tensor]:
+    return {name: _computed(name)[0] for name in TARGETS}
+
+
+def test_all_targets_have_the_same_norm(targets) -> None:
+    norms = [float(target.norm()) for target in targets.values()]
+    np.testing.assert_allclose(norms, norms[0])
+
+
+def test_targets_are_of_their_kind(targets) -> None:
+    ranks = {name: int(torch.linalg.matrix_rank(target)) for name, target in targets.items()}
+    assert ranks == {
+        "rank one": 1,
+        "invisible to MiSS": 1,
+        "low rank": 2,
+        "periodic": 4,
+        "blocks": 4,
+        "columns": 4,
+        "dense": 24,
+        "one of Bat's": 24,
+        "one of PiSSA's": 8,
+    }
+
+
+@pytest.mark.parametrize(
+    ("target", "method"),
+    [
+        ("rank one", "LoRA"),
+        ("low rank", "LoRA"),
+        ("periodic", "MiSS"),
+        ("blocks", "MiSS block"),
+        ("columns", "fixed columns"),
+        ("one of Bat's", "Bat"),
+        ("one of PiSSA's", "PiSSA"),
+    ],
+)
+def test_each_target_is_in_reach_of_its_method_at_rank_4(target: str, method: str) -> None:
+    _, reaches = _computed(target)
+    whole = {
+        name
+        for name, found in reaches.items()
+        if found.shares[list(found.ranks).index(4)] > 1 - 1e-9
+    }
+    assert method in whole
+    assert whole <= {method, "LoRA"}
+
+
+def test_the_surprise(panel: Panel) -> None:
+    """Rank is not reach: all of a rank-4 target, nothing of one of rank 1; at rank 8 all of it."""
+    shown = panel.set(target="periodic", rank=4).summary
+    assert "MiSS 100% (96)" in shown
+    assert "LoRA 100% (192)" in shown
+    assert "LoRA 100%" not in panel.set(rank=2).summary
+    assert "MiSS 0% (96)" in panel.set(target="invisible to MiSS", rank=4).summary
+    assert "MiSS 100% (192)" in panel.set(rank=8).summary
+    assert "MiSS 0% (288)" in panel.set(rank=12).summary
+
+
+def test_where_bat_does_not_exist_it_is_not_drawn(panel: Panel) -> None:
+    assert "Bat" not in panel.set(rank=5).summary
+    assert "MiSS " in panel.summary
+
+
+def test_every_rank_of_the_slider_was_computed() -> None:
+    _, reaches = _computed("dense")
+    assert set(reaches) == set(METHODS)
+    for name, found in reaches.items():
+        assert set(RANKS) - {5} <= set(found.ranks.tolist()), name
+        assert np.isfinite(found.shares).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "round"}, "target='round' is not a choice; choose from 'rank one'"),
+        ({"rank": 7}, "rank=7 is not a choice; choose from 1, 2"),
+    ],
+)
+def test_bad_input(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mv.explore.reach(**options)

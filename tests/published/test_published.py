@@ -1,0 +1,49 @@
+"""Published figures: what was reported, and where."""
+
+import pandas as pd
+import pytest
+
+from missviz import published
+
+
+def test_every_row_has_a_source_and_a_number() -> None:
+    for name in published.tables():
+        table = published.table(name)
+        assert table["source"].str.len().min() > 10
+
+
+def test_initial_gradients_as_reported() -> None:
+    table = published.table("initial_gradients")
+    wanted = {
+        "LoRA": [2.20, 3.15, 4.48, 6.31],
+        "PiSSA": [9.1, 11.4, 13.9, 16.2],
+        "MiSS": [27.1, 26.9, 25.0, 24.3],
+    }
+    for method, norms in wanted.items():
+        rows = table[table["method"] == method]
+        assert rows["rank"].tolist() == [32, 64, 128, 256]
+        assert rows["norm"].tolist() == norms
+        assert set(rows["read_from"]) == {"figure"}
+        assert set(rows["uncertainty"]) == {0.1}
+    big = table[table["method"] == "BigLoRA"].iloc[0]
+    assert (big["rank"], big["norm"], big["read_from"], big["uncertainty"]) == (
+        1024,
+        12.64,
+        "text",
+        0,
+    )
+    flat = table[table["rank"].isna()].set_index("method")["norm"].to_dict()
+    assert flat == {"full fine-tuning": 24.9, "frozen fine-tuning": 23.7}
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(ValueError, match=r"name='x' is no published table; choose from .*initial"):
+        published.table("x")
+
+
+@pytest.mark.parametrize("columns", [{"norm": [1.0]}, {"norm": [1.0, 2.0], "source": ["a", None]}])
+def test_a_row_without_a_source_is_refused(columns: dict, tmp_path, monkeypatch) -> None:
+    pd.DataFrame(columns).to_csv(tmp_path / "rumours.csv", index=False)
+    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="rumours: every published figure needs a source"):
+        published.table("rumours")
