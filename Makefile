@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: lab test check lessons bench wheel
+.PHONY: lab test check lessons stored thumbnails bench
 
 lab: $(READY)  ## JupyterLab on the lessons; ARGS go to it: make lab ARGS="--no-browser"
 	$(BIN)/missviz lab $(ARGS)
@@ -25,6 +25,12 @@ check: $(READY)
 
 lessons: $(READY)  ## write notebooks/*.ipynb from notebooks/*.py
 	for lesson in notebooks/*.py; do $(BIN)/jupytext --quiet --to ipynb --update $$lesson; done
+
+stored: $(READY)  ## run anew what ships as stored runs, and draw the gallery's thumbnails
+	$(BIN)/python -c 'from missviz.explore import stored; stored.main()'
+
+thumbnails: $(READY)
+	$(BIN)/python -c 'from missviz.explore import stored; stored.write_thumbnails()'
 
 bench: $(READY)
 	$(BIN)/missviz bench no-free-lunch $(ARGS)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, linear_with
 from missviz.experiments.ensemble import stack_state, stacked_model
 from missviz.randomness import generator_for, normal, seed_for
 
@@ -63,11 +63,9 @@ def random_linear(
 ) -> nn.Linear:
     """A linear layer with entries of N(0, 1/in), always the same for the same arguments."""
     generator = generator_for("linear", out_features, in_features)
-    linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=bias)
-    with torch.no_grad():
-        for parameter in linear.parameters():
-            parameter.copy_(normal(tuple(parameter.shape), in_features**-0.5, generator))
-    return linear.to(dtype)
+    shapes = ((out_features, in_features), (out_features,))[: 1 + bias]
+    tensors = (normal(shape, in_features**-0.5, generator).to(dtype) for shape in shapes)
+    return linear_with(*tensors)
 
 
 def randomise(adapter: nn.Module, *key: object, std: float = 0.3) -> None:

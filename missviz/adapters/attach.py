@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
-from missviz.adapters.base import Adapter, Method, share_frozen
+from missviz.adapters.base import Adapter, Method, linear_with, share_frozen
 from missviz.randomness import generator_for
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -84,14 +84,10 @@ def merge(model: ModelT) -> ModelT:
     """
 
     def merged(adapter: Adapter) -> nn.Module:
-        linear = nn.utils.skip_init(
-            nn.Linear, adapter.in_features, adapter.out_features, bias=adapter.bias is not None
-        ).to(adapter.base.weight)
         # Inside a user's autocast ΔW would be rounded to its dtype.
         with torch.no_grad(), torch.autocast(adapter.base.weight.device.type, enabled=False):
-            linear.weight.copy_(adapter.weight)
-            if adapter.bias is not None:
-                linear.bias.copy_(adapter.bias)
+            bias = None if adapter.bias is None else adapter.bias.clone()
+            linear = linear_with(adapter.weight.to(adapter.base.weight), bias)
         return linear.requires_grad_(False).train(adapter.training)
 
     return _without_adapters(model, merged)

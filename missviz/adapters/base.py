@@ -217,6 +217,22 @@ class Adapter(nn.Module, Update):
         )
 
 
+def linear_with(
+    weight: Float[Tensor, "out in_"], bias: Float[Tensor, " out"] | None = None
+) -> nn.Linear:
+    """An nn.Linear around these tensors; nothing is copied.
+
+    nn.Linear itself would first draw a start from the global RNG, and `nn.utils.skip_init`, which
+    does not, loads the compiler.
+    """
+    linear = nn.Linear.__new__(nn.Linear)
+    nn.Module.__init__(linear)
+    linear.out_features, linear.in_features = weight.shape
+    linear.weight = nn.Parameter(weight)
+    linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+    return linear
+
+
 def share_frozen(module: ModuleT) -> ModuleT:
     """A copy of `module` that shares its parameters' memory and cannot train them.
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, linear_with
 from missviz.adapters.bat import Bat, BatAdapter
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.full import FrozenFineTuning, FullFineTuning
@@ -64,10 +64,8 @@ def reach(
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     if base is not None and base.shape != target.shape:
         raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
-    linear = nn.utils.skip_init(nn.Linear, target.shape[1], target.shape[0], bias=False)
-    linear = linear.to(wanted)
+    linear = linear_with(torch.zeros_like(wanted) if base is None else base.detach().to(wanted))
     with torch.no_grad():
-        linear.weight.copy_(torch.zeros_like(wanted) if base is None else base.to(wanted))
         if isinstance(method, FullFineTuning):
             return 1.0
         adapter = method.on(linear, generator=generator)

@@ -94,7 +94,9 @@ def _measure(notebook: Notebook, cell: int, name: str, presses: int) -> dict[str
     for side in sides:
         notebook.wait_for_picture(side)
     controls = [notebook.controls(side) for side in sides]
-    fresh, back, peer = [], [], []
+    fresh: list[float] = []
+    back: list[float] = []
+    peer: list[float] = []
     for control, key, seen in walk(panel.choices, panel.values, presses):
         ours, theirs = (
             notebook.press(side, found[control], key)

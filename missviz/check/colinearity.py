@@ -6,8 +6,9 @@ from collections.abc import Callable
 from types import EllipsisType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from missviz.adapters.base import linear_with
 from missviz.adapters.bat import Bat
 from missviz.analysis.shards import mean_cosine as mean_of_pairs
 from missviz.analysis.shards import shard_cosines
@@ -108,10 +109,7 @@ def mean_cosine(answer: Callable[[float, int], float] | float | EllipsisType | N
 def _measured() -> float:
     """The mean cosine of a 512 × 512 layer at ASKED, nothing assumed."""
     sigma, b = ASKED
-    linear = nn.utils.skip_init(nn.Linear, 512, 512, bias=False).double()
-    generator = generator_for("check.mean_cosine")
-    with torch.no_grad():
-        linear.weight.copy_(normal((512, 512), sigma, generator))
+    linear = linear_with(normal((512, 512), sigma, generator_for("check.mean_cosine")))
     adapter = Bat(b).on(linear)
     randomise(adapter)
     return mean_of_pairs(shard_cosines(adapter.delta(), b))

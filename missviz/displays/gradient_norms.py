@@ -21,7 +21,8 @@ from missviz.adapters.miss import MiSS
 from missviz.analysis.gradient_laws import column_correlation, lora_law, miss_law
 from missviz.analysis.gradients import initial_gradient_norms
 from missviz.displays.base import Display
-from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE, LinearTask, linear_task, on_one_core
+from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE, LinearTask, linear_task
+from missviz.machine import one_thread
 from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
 
 FAMILIES = ("LoRA", "MiSS")
@@ -237,7 +238,7 @@ class GradientNormDisplay(Display):
         return [*drawn, *runs.plot(np.arange(len(loss)), loss, color=FAINT, lw=3, zorder=1)]
 
 
-@on_one_core()
+@one_thread()
 def first_gradients(
     input_means: Sequence[float], ranks: Sequence[int] = RANKS, seeds: int = 10
 ) -> pd.DataFrame:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, apply_linear
@@ -195,7 +196,7 @@ def train(
         split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64, device=trained[0].device)
         for split in splits
     }
-    optimiser, slices = _adam(trained, learning_rates)
+    optimiser = Adam(trained, learning_rates)
 
     def error(split: str) -> tuple[Tensor, Tensor]:
         x, y = splits[split]
@@ -214,32 +215,55 @@ def train(
             break
         # d(mean squared error)/d(prediction), per member; written down, it saves four passes.
         direction = missed * (2 / missed[0].numel())
-        gradients = torch.autograd.grad(prediction, trained, direction)
-        for leaf, index, members in slices:
-            # Fused Adam on the CPU walks raw memory; a transposed gradient would be misread.
-            leaf.grad = gradients[index][members].contiguous()
-        optimiser.step()
+        optimiser.step(torch.autograd.grad(prediction, trained, direction))
     return Trained(
         {split: table.T.cpu().numpy() for split, table in losses.items()},
         time.perf_counter() - started,
     )
 
 
-def _adam(
-    trained: Sequence[Tensor], learning_rates: Sequence[float]
-) -> tuple[torch.optim.Adam, list[tuple[nn.Parameter, int, slice]]]:
-    """Adam with one parameter group per rate, and for each of its parameters whose slice it is.
+class Adam:
+    """torch's fused Adam on stacked tensors, with a learning rate per member.
 
-    Autograd sees each stacked tensor whole; the optimiser sees its slices by rate, in the same
-    memory.
+    Through its functional form: constructing torch.optim.Adam loads the compiler, which takes
+    longer than all runs of a lesson together.
+
+    Args:
+        trained: tensors (member, ...), changed in place.
+        learning_rates: one per member, members of one rate side by side.
     """
-    groups: list[dict[str, Any]] = []
-    slices: list[tuple[nn.Parameter, int, slice]] = []
-    start = 0
-    for rate, same in itertools.groupby(learning_rates):
-        members = slice(start, start + len(list(same)))
-        start = members.stop
-        leaves = [nn.Parameter(tensor.detach()[members]) for tensor in trained]
-        groups.append({"params": leaves, "lr": rate})
-        slices += [(leaf, index, members) for index, leaf in enumerate(leaves)]
-    return torch.optim.Adam(groups, fused=True), slices
+
+    def __init__(self, trained: Sequence[Tensor], learning_rates: Sequence[float]) -> None:
+        self._groups: list[tuple[float, slice, dict[str, Any]]] = []
+        start = 0
+        for rate, same in itertools.groupby(learning_rates):
+            members = slice(start, start + len(list(same)))
+            start = members.stop
+            # Slices in the same memory.
+            params = [tensor.detach()[members] for tensor in trained]
+            state = {
+                "params": params,
+                "exp_avgs": [torch.zeros_like(part) for part in params],
+                "exp_avg_sqs": [torch.zeros_like(part) for part in params],
+                "state_steps": [torch.zeros((), device=part.device) for part in params],
+            }
+            self._groups.append((rate, members, state))
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """One step against `gradients`, shaped as the tensors."""
+        for rate, members, state in self._groups:
+            adam(
+                **state,
+                # Fused Adam on the CPU walks raw memory; a transposed gradient would be misread.
+                grads=[gradient[members].contiguous() for gradient in gradients],
+                max_exp_avg_sqs=[],
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=rate,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )

@@ -6,8 +6,7 @@ scaling s = α / r multiplies F, and its first gradient, and is called the gain 
 """
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from missviz.adapters import validation
+from missviz.adapters.base import linear_with
 from missviz.adapters.lora import LoRA
+from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 
 SIZE, SAMPLES = 64, 256
@@ -66,21 +67,8 @@ def linear_task(input_mean: float = 0.0, seed: int = 0) -> LinearTask:
         name: normal(shape, stds[name], generator_for("gain and rate", seed, name))
         for name, shape in shapes.items()
     }
-    # On "meta" no start is drawn from the global generator. (`skip_init` loads half of torch.)
-    linear = nn.Linear(SIZE, SIZE, bias=False, device="meta")
-    linear.weight = nn.Parameter(drawn["weight"], requires_grad=False)
+    linear = linear_with(drawn["weight"]).requires_grad_(False)
     return LinearTask(linear, drawn["x"] + input_mean, drawn["wanted"])
-
-
-@contextmanager
-def on_one_core() -> Iterator[None]:
-    """A second core would only make small matrices wait, and on a busy machine for long."""
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(cores)
 
 
 def compensated_rate(rate: float, gain: float, optimiser: str) -> float:
@@ -93,7 +81,7 @@ def compensated_rate(rate: float, gain: float, optimiser: str) -> float:
     return rate / gain**power
 
 
-@on_one_core()
+@one_thread()
 def gain_runs(
     gains: Sequence[float], optimiser: str, input_mean: float = 0.0, seed: int = 0
 ) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from torch.nn.functional import mse_loss
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Adapter, Method
+from missviz.experiments.ensemble import Adam
 from missviz.experiments.no_free_lunch import make_task
 from missviz.experiments.tasks import PROTOCOLS, base_models
 from missviz.machine import one_thread
@@ -50,14 +51,13 @@ def adapter_snapshots(
     x, y = (part.float() for part in make_task(protocol, "published", None, base, seed)["train"])
     model = attach(base, method, "fc1", seed=seed, trainable=("fc2",))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=learning_rate)
+    optimiser = Adam([parameter.unsqueeze(0) for parameter in trained], [learning_rate])
     taken: dict[int, Adapter] = {}
     for step in range(max(wanted) + 1):
         if step in wanted:
             assert isinstance(model.fc1, Adapter)
             taken[step] = copy.deepcopy(model.fc1)
         if step < max(wanted):
-            optimiser.zero_grad()
-            mse_loss(model(x), y).backward()
-            optimiser.step()
+            gradients = torch.autograd.grad(mse_loss(model(x), y), trained)
+            optimiser.step([gradient.unsqueeze(0) for gradient in gradients])
     return {step: taken[step] for step in wanted}

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter
+from missviz.adapters.base import Adapter, linear_with
 from missviz.adapters.fixed_factor import make_factor
 from missviz.experiments.ensemble import Ensemble, never_alone, train
 from missviz.randomness import generator_for, normal, uniform
@@ -60,11 +60,9 @@ class TwoLayerNet(nn.Module):
 
 def _linear(generator: torch.Generator) -> nn.Linear:
     """nn.Linear with its usual start, U(±1/√in) for weight and bias, from `generator`."""
-    linear = nn.utils.skip_init(nn.Linear, WIDTH, WIDTH)
-    with torch.no_grad():
-        for parameter in linear.parameters():
-            parameter.copy_(uniform(tuple(parameter.shape), 1 / math.sqrt(WIDTH), generator))
-    return linear
+    bound = 1 / math.sqrt(WIDTH)
+    weight, bias = (uniform(shape, bound, generator) for shape in ((WIDTH, WIDTH), (WIDTH,)))
+    return linear_with(weight.float(), bias.float())
 
 
 def base_function(x: Tensor) -> Tensor:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
-from torch import nn
 
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, linear_with
 from missviz.randomness import generator_for, normal
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -32,11 +31,13 @@ def adapter_timings(
     rank, num_parameters, init_seconds and train_seconds (medians; train_seconds is for all steps).
     A method without a rank has one row.
     """
-    linear = nn.utils.skip_init(nn.Linear, features, features)
     generator = generator_for("timings")
-    with torch.no_grad():
-        for parameter in linear.parameters():
-            parameter.copy_(normal(tuple(parameter.shape), features**-0.5, generator))
+    linear = linear_with(
+        *(
+            normal(shape, features**-0.5, generator).float()
+            for shape in ((features,) * 2, (features,))
+        )
+    )
     x = normal((batch, features), 1.0, generator).float()
     y = normal((batch, features), 1.0, generator).float()
     cases = [

@@ -5,9 +5,7 @@ import functools
 import math
 from typing import Any
 
-from torch import nn
-
-from missviz.adapters.base import Method
+from missviz.adapters.base import Method, linear_with
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
@@ -107,8 +105,7 @@ def _on_own_weight(
     if not own.matrix.any():
         raise ValueError("weight is zero: it has no scale; give one with other entries")
     block_size = _block_size(out_features, in_features)
-    linear = nn.utils.skip_init(nn.Linear, in_features, out_features, bias=False).double()
-    linear.weight = nn.Parameter(own.matrix)
+    linear = linear_with(own.matrix)
     ready = {}
     for name, chosen in methods(block_size).items():
         adapter = chosen.on(linear)

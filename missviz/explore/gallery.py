@@ -2,7 +2,11 @@
 
 import base64
 import html
-from typing import Any
+import io
+import json
+from pathlib import Path
+
+from PIL import Image
 
 PANELS = (
     "update",
@@ -16,6 +20,8 @@ PANELS = (
     "lunch",
 )
 """The functions of `missviz.explore` that work without arguments, in the order of the lessons."""
+
+THUMBNAILS = Path(__file__).parent / "stored" / "thumbnails"
 
 
 class Gallery:
@@ -39,8 +45,25 @@ class Gallery:
 
 
 def gallery() -> Gallery:
-    """Every panel at its defaults as a thumbnail, with the line of code that opens it."""
+    """Every panel at its defaults as a thumbnail, with the line of code that opens it.
+
+    The thumbnails ship with missviz, so that they are there at once.
+    """
+    lines = json.loads((THUMBNAILS / "lines.json").read_text(encoding="utf-8"))
+    return Gallery(
+        {line: (THUMBNAILS / f"{name}.png").read_bytes() for name, line in lines.items()}
+    )
+
+
+def draw_thumbnails() -> dict[str, tuple[str, bytes]]:
+    """For each panel its line of code and its picture at half the size."""
     from missviz import explore
 
-    panels: list[Any] = [getattr(explore, name)() for name in PANELS]
-    return Gallery({panel.state: panel.picture for panel in panels})
+    drawn = {}
+    for name in PANELS:
+        panel = getattr(explore, name)()
+        picture = Image.open(io.BytesIO(panel.picture))
+        small = io.BytesIO()
+        picture.reduce(2).save(small, "png", optimize=True)
+        drawn[name] = panel.state, small.getvalue()
+    return drawn

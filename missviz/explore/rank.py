@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Method
+from missviz.adapters.base import Method, linear_with
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
@@ -148,11 +148,8 @@ def _on_own_weight(method: str, rank: int, own: OwnWeight, reveal: bool) -> Pane
 
 def _stand_in(method: Method, weight: Tensor) -> Spectrum:
     """The spectrum of a random update of `weight`."""
-    linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=False)
-    linear = linear.to(weight)
     with torch.no_grad():
-        linear.weight.copy_(weight)
-        adapter = method.on(linear)
+        adapter = method.on(linear_with(weight))
         starts = [p.flatten() for p in adapter.parameters() if p.requires_grad]
         size = torch.cat(starts).square().mean().sqrt() or weight.square().mean().sqrt()
         randomise(adapter, std=STAND_IN * float(size))

@@ -4,12 +4,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import brentq
-from torch import Tensor, nn
+from torch import Tensor
 
-from missviz.adapters.base import Method
+from missviz.adapters.base import Method, linear_with
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
@@ -67,18 +67,22 @@ def update_of(method: Method) -> Maker:
     """An update that `method` itself can be: its trained numbers moved at random.
 
     PiSSA's updates, other than the others', are not its own any more once they are scaled. So how
-    far the numbers move is chosen such that the norm is right as it is.
+    far the numbers move is chosen such that the norm is right as it is: with every number moved by
+    t times its draw, ‖ΔW‖² is at² + bt³ + ct⁴ (PiSSA multiplies two of them).
     """
 
     def make(weight: Tensor, generator: torch.Generator) -> Tensor:
-        def moved(std: float) -> Tensor:
-            adapter = method.on(_layer(weight))
-            randomise(adapter, "explore.reach", std=std)
+        def moved(t: float) -> Tensor:
+            adapter = method.on(linear_with(weight))
+            randomise(adapter, "explore.reach", std=t)
             return adapter.delta().detach()
 
-        wanted = TARGET_SIZE * torch.linalg.norm(weight)
-        std = brentq(lambda std: float(torch.linalg.norm(moved(std)) - wanted), 0, 1, xtol=1e-12)
-        return moved(std)
+        powers = np.array([[t**2, t**3, t**4] for t in (0.5, 1.0, 2.0)])
+        squares = [float(moved(t).square().sum()) for t in (0.5, 1.0, 2.0)]
+        a, b, c = np.linalg.solve(powers, squares)
+        wanted = float((TARGET_SIZE * torch.linalg.norm(weight)) ** 2)
+        roots = np.roots([c, b, a, 0.0, -wanted])
+        return moved(min(root.real for root in roots if abs(root.imag) < 1e-9 < root.real))
 
     return make
 
@@ -121,10 +125,3 @@ def _computed(name: str) -> tuple[Tensor, dict[str, Reach]]:
     wanted = TARGETS[name](weight, generator_for("explore.reach", name))
     wanted = wanted * (TARGET_SIZE * torch.linalg.norm(weight) / torch.linalg.norm(wanted))
     return wanted, reaches_of(wanted, METHODS, (*RANKS, WHOLE), weight)
-
-
-def _layer(weight: Tensor) -> nn.Linear:
-    linear = nn.Linear(SIZE, SIZE, bias=False).to(weight)
-    with torch.no_grad():
-        linear.weight.copy_(weight)
-    return linear

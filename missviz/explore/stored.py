@@ -1,6 +1,7 @@
 """Runs that ship with missviz, so that a panel on training opens at once: tables, and where from.
 
-`python -m missviz.explore.stored` runs everything anew (a few minutes) and writes the tables.
+`make stored` runs everything anew (about a minute) and writes the tables and the gallery's
+thumbnails; `make thumbnails` writes only those.
 """
 
 import json
@@ -141,7 +142,17 @@ def main() -> None:
     _write("race", race_table(racers), racers)
     budgets = [method for budget in BUDGETS for method in budget_methods(budget).values()]
     _write("lunch", lunch_table(), budgets)
+    write_thumbnails()
 
 
-if __name__ == "__main__":
-    main()
+def write_thumbnails() -> None:
+    """The pictures of `missviz.gallery`."""
+    from missviz.explore.gallery import THUMBNAILS, draw_thumbnails
+
+    THUMBNAILS.mkdir(exist_ok=True)
+    drawn = draw_thumbnails()
+    for name, (_, picture) in drawn.items():
+        (THUMBNAILS / f"{name}.png").write_bytes(picture)
+    lines = {name: line for name, (line, _) in drawn.items()}
+    written = json.dumps(lines, indent=2, ensure_ascii=False) + "\n"
+    (THUMBNAILS / "lines.json").write_text(written, encoding="utf-8")
