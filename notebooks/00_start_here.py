@@ -131,7 +131,7 @@ for method in [
 #   has MiSS's budget, MiSS's rank and MiSS's form $D F$, with another $F$.
 # * Bat makes each $b \times b$ block of $\Delta W$ from the same block of $W_0$: block · $D$ + $D$.
 #   Nothing repeats, and its rank is the highest of the four small ones, with the same 16 numbers.
-#   More rank, no more freedom: lesson 02 (not written yet) is about that difference.
+#   More rank, no more freedom: lesson 02 is about that difference.
 #
 # *You can stop here. What follows shows that an adapter is not an extra network.*
 #

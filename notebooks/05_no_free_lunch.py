@@ -30,8 +30,7 @@
 # %%
 import missviz as mv
 from missviz import check
-from missviz.displays import RaceDisplay, TargetsDisplay
-from missviz.style import new_figure
+from missviz.displays import TargetsDisplay
 
 # %% [markdown]
 # ## Predict
@@ -114,14 +113,14 @@ print(f"            layer has {seen - own} ({(seen - own) / seen:.0%} of all tra
 #    race measures, it is not how well the new function was learnt.
 # 3. Nearly all trained numbers are the second layer's. What it does alone comes below.
 #
-# Here are both races. The validation bands overlap because seeds differ from each other; on each
-# seed the methods are compared with one another, and that paired difference is what the table has.
+# Here is the race again, with controls (the arrow keys work): `split` shows the other race, and
+# `learning rate` runs all methods at another rate. Leave the second layer trained for now. The
+# validation bands overlap because seeds differ from each other; on each seed the methods are
+# compared with one another, and that paired difference is what the table has.
 
 # %%
-axes = new_figure(12, 4).subplots(1, 2)
-RaceDisplay.from_runs(runs, "train").plot(axes[0])
-race = RaceDisplay.from_runs(runs, "valid").plot(axes[1], legend=False)
-race
+race = mv.explore.race(mv.LoRA(2), mv.PiSSA(2), mv.MiSS(4), fresh=True)
+race.set(split="valid")
 
 # %% [markdown]
 # ## Explain: a head start is not a merit
@@ -175,19 +174,6 @@ for row in sweep[sweep.method == "MiSS r=4"].itertuples():
     print(
         f"all at rate {row.learning_rate:<7g} MiSS minus LoRA {row.difference:+.3f}: {row.verdict}"
     )
-
-# %% [markdown]
-# * The control copies nothing and is as fast as MiSS. More gain: lower training loss, higher lowest
-#   validation loss, rung by rung. And most of the way is the second layer's own.
-# * With $\alpha = 16$ LoRA catches up with MiSS, at the same learning rate and budget. One setting
-#   that nobody tuned makes the lead or takes it away.
-# * MiSS's lead over LoRA with $\alpha = r$ is not one lucky rate: the last lines say at which shared
-#   rates it is there. That much of the published figure is robust.
-#
-# **Equal rank is not equal budget** either. LoRA's rank 2 was set beside MiSS's rank 4 because
-# they then have the same number of parameters, on this square layer:
-
-# %%
 for shape in ((64, 64), (4096, 11008)):
     counts = ", ".join(
         f"{m.name}: {m.num_parameters(*shape):,}" for m in (mv.LoRA(2), mv.LoRA(4), mv.MiSS(4))
@@ -195,6 +181,16 @@ for shape in ((64, 64), (4096, 11008)):
     print(f"{shape[0]:>5} × {shape[1]:<6}{counts}")
 
 # %% [markdown]
+# * The control copies nothing and is as fast as MiSS. More gain: lower training loss, higher lowest
+#   validation loss, rung by rung. And most of the way is the second layer's own.
+# * With $\alpha = 16$ LoRA catches up with MiSS, at the same learning rate and budget. One setting
+#   that nobody tuned makes the lead or takes it away.
+# * MiSS's lead over LoRA with $\alpha = r$ is not one lucky rate: the lines above say at which shared
+#   rates it is there. That much of the published figure is robust.
+#
+# **Equal rank is not equal budget** either. LoRA's rank 2 was set beside MiSS's rank 4 because
+# they then have the same number of parameters, on this square layer: the last two lines above.
+#
 # *You can stop here: the published race, and why it does not say what it seems to say. Next, two
 # races that are run by other rules.*
 #
@@ -227,14 +223,20 @@ for row in gains[(gains.metric == "test") & gains.method.isin(small)].itertuples
     )
 print("lowest training loss by rate, on the seeds that the rate was chosen on (NaN: not tried)")
 by_rate = memorising.tuning.pivot(index="method", columns="learning_rate", values="score")
+for rate in (0.001, 0.003, 0.01):
+    print(
+        f"all at rate {rate}:",
+        race.set(second_layer="frozen", split="train", learning_rate=rate).summary,
+    )
 by_rate.rename(columns="{:.2g}".format).round(3)
 
 # %% [markdown]
 # * Tuned for new points, no method gets clearly below the network as it was, let alone near the
 #   constant. An update of the first layer alone does not generalise here.
 # * Tuned for memorising, MiSS goes from first to last. The table shows where: read it column by
-#   column. **Change the rate and the order changes.** The grid was widened only where the best rate
-#   lay on its edge.
+#   column. **Change the rate and the order changes.** The three lines above it say the same of the
+#   reported seeds; the race panel, further up, now has the second layer frozen: move its rate. The
+#   grid was widened only where the best rate lay on its edge.
 #
 # ## A race that can be won
 #
@@ -275,7 +277,19 @@ for row in rows[rows.method.isin(matrix.shares.index)].itertuples():
 # the columns get almost nothing of the others; LoRA, which may choose its directions, gets more than
 # half of two of them. Nobody learns the dense one, LoRA least badly. Which method wins can be
 # computed beforehand, without training: `mv.reach(method, M)` is the share of $M$ that a method's
-# updates can be. (Lesson 02, not written yet, is about that.)
+# updates can be (lesson 02). In the next panel `shown` changes from the test losses to what the closed
+# form says, and `budget` gives all three methods half or twice the numbers. (It draws stored runs of
+# the same experiment.)
+
+# %%
+budgets = mv.explore.lunch(shown="closed form")
+for budget in (128, 256, 512):
+    print(budget, "numbers:", budgets.set(shown="after training", budget=budget).summary)
+budgets.set(budget=256)
+
+# %% [markdown]
+# With 128 numbers each method gets half of its own target, and still wins it. With 512 LoRA solves the
+# periodic target and the columns too: rank 4 is enough for both, and the frame of a winner is gone.
 #
 # ## Check
 #

@@ -1,12 +1,13 @@
 """A panel: a few controls beside one picture, which is drawn anew as they move."""
 
+import asyncio
 import base64
 import html
 import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from missviz.explore.page import write_page
 MOST_CONTROLS = 3
 MOST_FRAMES = 256
 """Frames kept for going back, or written into one page: about 50 kB each."""
+PAUSE = 0.02
+"""Seconds between two frames drawn ahead, for the kernel to hear of a key."""
 
 
 class Panel(widgets.VBox):
@@ -39,7 +42,8 @@ class Panel(widgets.VBox):
     Raises ValueError where there are more than three controls, or a value is none of its choices.
 
     A picture is drawn into a figure that pyplot does not know of, and its artists are kept: a
-    control changes their data. Frames that were shown before come from memory.
+    control changes their data. Frames that were shown before come from memory, and those beside
+    the present one are drawn ahead.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Panel(widgets.VBox):
         self._display.plot()
         self._painter = Frames(self._display.figure_)
         self._quiet = False
+        self._ahead: asyncio.TimerHandle | None = None
         self._button = widgets.Button(description="Reveal")
         self._button.on_click(lambda _: self.reveal())
         buttons = [] if reveal else [self._button]
@@ -127,7 +132,7 @@ class Panel(widgets.VBox):
     @property
     def summary(self) -> str:
         """What the present picture shows, in one line; it also stands under the picture."""
-        return self._frames[self._key][1]
+        return self._frames[self._key_of(self.values)][1]
 
     def set(self, **values: Any) -> "Panel":
         """Move controls without a browser: panel.set(rank=4). Returns the panel."""
@@ -223,10 +228,36 @@ class Panel(widgets.VBox):
     def _moved(self, _: object) -> None:
         if not self._quiet:
             self._draw()
+            self._draw_ahead()
 
-    @property
-    def _key(self) -> tuple[Any, ...]:
-        return (*self.values.values(), self._revealed)
+    def _draw_ahead(self) -> None:
+        """While nobody waits, draw what the next arrow key may ask for, one frame at a time."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # no front end
+        if self._ahead:
+            self._ahead.cancel()
+        missing = [
+            values for values in self._neighbours() if self._key_of(values) not in self._frames
+        ]
+        if missing:
+            self._ahead = loop.call_later(PAUSE, self._draw_one_ahead, missing[0])
+
+    def _draw_one_ahead(self, values: Mapping[str, Any]) -> None:
+        # What fails here fails again, in view, once somebody asks for it.
+        with suppress(Exception):
+            self._keep_frame(values)
+            self._draw_ahead()
+
+    def _neighbours(self) -> Iterator[dict[str, Any]]:
+        for name, options in self._choices.items():
+            place = options.index(self.values[name])
+            for beside in options[max(place - 1, 0) : place] + options[place + 1 : place + 2]:
+                yield {**self.values, name: beside}
+
+    def _key_of(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (*values.values(), self._revealed)
 
     def _redraw(self) -> "Panel":
         self._frames.clear()
@@ -237,21 +268,27 @@ class Panel(widgets.VBox):
         return self
 
     def _draw(self) -> None:
+        values = self.values
         try:
-            if self._key not in self._frames:
-                self._show(self.values)
-                self._frames[self._key] = self._painter.png(), self._words()
-                if len(self._frames) > MOST_FRAMES:
-                    self._frames.popitem(last=False)
+            picture, summary = self._keep_frame(values)
         except Exception as error:
             # In a browser nobody sees a traceback; in a cell it must still fail.
             self._text.value = html.escape(f"{type(error).__name__}: {error}")
             raise
-        picture, summary = self._frames[self._key]
         self._picture.value = picture
-        for name, value in self.values.items():
+        for name, value in values.items():
             self._readouts[name].value = str(value)
         self._text.value = html.escape(summary)
+
+    def _keep_frame(self, values: Mapping[str, Any]) -> tuple[bytes, str]:
+        """Picture and words at these values, from memory if they were drawn before."""
+        key = self._key_of(values)
+        if key not in self._frames:
+            self._show(values)
+            self._frames[key] = self._painter.png(), self._words()
+            if len(self._frames) > MOST_FRAMES:
+                self._frames.popitem(last=False)
+        return self._frames[key]
 
     def _show(self, values: Mapping[str, Any]) -> None:
         self._display.update(self._compute(**values))

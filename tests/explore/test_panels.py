@@ -1,5 +1,6 @@
 """A panel's picture is the directly drawn one, pixel for pixel; its errors are seen."""
 
+import asyncio
 import base64
 import html
 import subprocess
@@ -24,6 +25,53 @@ def test_going_back_shows_the_same_picture_from_memory(panel: Panel, monkeypatch
     panel.set(rank=2)
     monkeypatch.setattr(panel, "_compute", lambda **values: pytest.fail("computed again"))
     assert panel.set(rank=1).picture == first
+
+
+def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
+    panel = mv.explore.update(method="MiSS", rank=1)
+
+    async def press() -> None:
+        panel._controls["rank"].value = 2
+        await asyncio.sleep(1.5)
+
+    asyncio.run(press())
+    shown = panel.picture
+    ahead = [
+        {"method": "MiSS", "rank": 1},
+        {"method": "MiSS", "rank": 3},
+        {"method": "PiSSA", "rank": 2},
+        {"method": "MiSS rows", "rank": 2},
+    ]
+    assert len(panel._frames) == 5
+    for values in ahead:
+        picture, summary = panel._frames[panel._key_of(values)]
+        fresh = mv.explore.update(**values)
+        assert picture == fresh.picture
+        assert summary == fresh.summary
+    assert panel.picture == shown
+    assert panel.values == {"method": "MiSS", "rank": 2}
+    assert "MiSS r=2" in panel.summary
+
+
+def test_a_failure_ahead_waits_until_it_is_asked_for(monkeypatch) -> None:
+    panel = mv.explore.update(method="MiSS", rank=1)
+    good = panel._compute
+
+    def fails_at_three(**values):
+        if values["rank"] == 3:
+            raise RuntimeError("three")
+        return good(**values)
+
+    monkeypatch.setattr(panel, "_compute", fails_at_three)
+
+    async def press() -> None:
+        panel._controls["rank"].value = 2
+        await asyncio.sleep(1)
+
+    asyncio.run(press())
+    assert "RuntimeError" not in panel._text.value
+    with pytest.raises(RuntimeError, match="three"):
+        panel.set(rank=3)
 
 
 def test_controls_move_the_picture(panel: Panel) -> None:
