@@ -41,8 +41,8 @@ import torch
 
 import missviz as mv
 from missviz import check
-from missviz.analysis.shards import mean_cosine, shard_cosines
-from missviz.displays.colinearity import ColinearityDisplay, bat_cosine
+from missviz.analysis.shards import bat_cosine, mean_cosine, shard_cosines
+from missviz.displays.colinearity import ColinearityDisplay
 from missviz.testing import randomise
 
 # %% [markdown]

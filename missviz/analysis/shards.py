@@ -1,10 +1,15 @@
 """ΔW cut into shards: are they copies of each other?"""
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from missviz.adapters import validation
+
+Scale = TypeVar("Scale", float, np.ndarray)
 
 
 def split_shards(
@@ -54,3 +59,15 @@ def mean_cosine(cosines: Float[Tensor, "shards shards"]) -> float:
         return float("nan")
     rows, columns = torch.triu_indices(shards, shards, offset=1)
     return float(cosines[rows, columns].mean())
+
+
+def bat_cosine(sigma: Scale, block_size: int) -> Scale:
+    """1 / (1 + σ²b): the mean cosine of Bat's column shards, b columns wide.
+
+    The mean product of two shards over their mean squared length, where the entries of W₀ are
+    independent of D and of each other, with mean 0 and variance σ²; D itself drops out. A single
+    layer is close to it where D has more than a few non-zero entries. Two shards share the D of
+    "+ D"; each adds a W_oi D of its own, whose mean square is σ²b times that of D. Holds for
+    "left" Bat too, not for the input-indexed one. Derived in lesson 03.
+    """
+    return 1 / (1 + sigma**2 * block_size)

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from missviz.adapters.base import linear_with
 from missviz.adapters.bat import Bat
+from missviz.analysis.shards import bat_cosine, shard_cosines
 from missviz.analysis.shards import mean_cosine as mean_of_pairs
-from missviz.analysis.shards import shard_cosines
 from missviz.check.feedback import Feedback, equal, unanswered
-from missviz.displays.colinearity import bat_cosine
 from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter
-from missviz.analysis.shards import mean_cosine, shard_cosines
+from missviz.analysis.shards import bat_cosine, mean_cosine, shard_cosines
 from missviz.analysis.spectra import spectrum, stable_rank
 from missviz.displays.base import Display
 from missviz.displays.digits import Digits
@@ -28,21 +28,6 @@ MOST_WITH_GAPS = 32
 ROWS_SHOWN, COLUMNS_SHOWN = 16, 8
 """Rows of ΔW, and columns per shard: enough to see whether shards repeat, in cells that can be seen
 from the last row."""
-
-
-Scale = TypeVar("Scale", float, np.ndarray)
-
-
-def bat_cosine(sigma: Scale, block_size: int) -> Scale:
-    """1 / (1 + σ²b): the mean cosine of Bat's column shards, b columns wide.
-
-    The mean product of two shards over their mean squared length, where the entries of W₀ are
-    independent of D and of each other, with mean 0 and variance σ²; D itself drops out. A single
-    layer is close to it where D has more than a few non-zero entries. Two shards share the D of
-    "+ D"; each adds a W_oi D of its own, whose mean square is σ²b times that of D. Holds for
-    "left" Bat too, not for the input-indexed one. Derived in lesson 03.
-    """
-    return 1 / (1 + sigma**2 * block_size)
 
 
 class ColinearityDisplay(Display):

@@ -1,7 +1,10 @@
 """A small D copied until it has W's shape, and two ways to y: D S and ΔW x."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -17,6 +20,7 @@ from missviz.displays.digits import Digits
 from missviz.displays.update import MOST_WITH_DIGITS
 from missviz.style import (
     BLUE,
+    DIVERGING,
     FAINT,
     GREEN,
     ORANGE,
@@ -33,6 +37,7 @@ HUES = (ORANGE, SKY, GREEN, PINK, YELLOW, BLUE, RED, VIOLET)
 """One for each column (or row) of D; grey is none."""
 NOBODYS = -1
 """Instead of a hue: cells that are the copy of no single column (or row) of D."""
+COLORS = ("entry", "value")
 TRACED, OTHER = 0.8, 0.3
 """How much hue a cell has, the rest being white: digits on it are black. Bars have more."""
 
@@ -65,6 +70,9 @@ class ShardDisplay(Display):
         name: of the method.
         trace: the traced column (or row) of ΔW, from 0.
         limits: where bars of x and S end, and those of y; None means the longest ones shown.
+        color: what the cells of D and ΔW are coloured by: "entry", which column (or row) of D they
+            are in, or "value".
+        largest: where colours by value end; None means the largest entry of ΔW.
 
     Raises ValueError where shapes disagree or trace is no column (or row).
     Source: MiSS Eq. 4-7 (columns), Eq. 3 (rows).
@@ -85,8 +93,11 @@ class ShardDisplay(Display):
         name: str,
         trace: int = 0,
         limits: tuple[float, float] | None = None,
+        color: str = "entry",
+        largest: float | None = None,
     ) -> None:
         validation.one_of("share", share, ("columns", "rows"))
+        validation.one_of("color", color, COLORS)
         out_features, in_features = delta.shape
         by_columns = share == "columns"
         rank = D.shape[1] if by_columns else D.shape[0]
@@ -106,6 +117,7 @@ class ShardDisplay(Display):
         self.products, self.y = D @ sums, delta @ x
         longest = max(_largest(x), _largest(sums)), _largest(self.y)
         self.limits = limits or (longest[0] or 1.0, longest[1] or 1.0)
+        self.largest = (largest or _largest(delta) or 1.0) if color == "value" else None
 
     @classmethod
     def from_adapter(
@@ -115,6 +127,8 @@ class ShardDisplay(Display):
         *,
         trace: int = 0,
         limits: tuple[float, float] | None = None,
+        color: str = "entry",
+        largest: float | None = None,
     ) -> "ShardDisplay":
         """What MiSS does to one input now, in float64. ValueError for mini, which shares both."""
         method = adapter.method
@@ -133,6 +147,8 @@ class ShardDisplay(Display):
             name=method.name,
             trace=trace,
             limits=limits,
+            color=color,
+            largest=largest,
         )
 
     @property
@@ -171,7 +187,9 @@ class ShardDisplay(Display):
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(11, 5.6, (1, 1), left=0.4, right=0.1, bottom=0.6, top=0.4, gap=0.4)
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
-        self.short_, self.long_ = (_Way(ax, self.delta.shape, self.limits) for ax in self.axes_)
+        self.short_, self.long_ = (
+            _Way(ax, self.delta.shape, self.limits, self.largest) for ax in self.axes_
+        )
         self.axes_[0].set_xlabel("columns of D")
         self.axes_[1].set_xlabel("columns of ΔW")
         (self.pointer_,) = self.axes_[1].plot([], [], color=ink(), ls="", clip_on=False)
@@ -220,14 +238,20 @@ class _Way:
     room for bars.
     """
 
-    def __init__(self, ax: Axes, shape: tuple[int, ...], limits: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        ax: Axes,
+        shape: tuple[int, ...],
+        limits: tuple[float, float],
+        largest: float | None,
+    ) -> None:
         rows, columns = shape
         below, beside = 1 + BARS, columns + BARS
         with_digits = max(shape) <= MOST_WITH_DIGITS
         # All of W's cells: where D is smaller nothing is trained.
         box = (-0.5, below - 0.5), columns, rows
         ax.add_patch(Rectangle(*box, facecolor=FAINT, alpha=0.15, lw=0, zorder=0))
-        self.matrix = _Cells(ax, (below, 0), with_digits)
+        self.matrix = _Cells(ax, (below, 0), with_digits, largest)
         self.vector = _Vector(ax, (0, 0), columns, with_digits, limits[0])
         self.product = _Vector(ax, (below, beside), rows, with_digits, limits[1], upright=True)
         ax.set(
@@ -265,14 +289,22 @@ class _Way:
 class _Cells:
     """Coloured cells with numbers, and an outline around those that are traced.
 
-    `corner` is the (row, column) of the first cell.
+    `corner` is the (row, column) of the first cell. With `largest` the cells are coloured by value,
+    from −largest to largest, else by hue.
     """
 
-    def __init__(self, ax: Axes, corner: tuple[int, int], with_digits: bool) -> None:
-        self.ax, self.corner = ax, corner
+    def __init__(
+        self,
+        ax: Axes,
+        corner: tuple[int, int],
+        with_digits: bool,
+        largest: float | None = None,
+    ) -> None:
+        self.ax, self.corner, self.largest = ax, corner, largest
         self.squares = PolyCollection([], lw=0, antialiased=False)
         ax.add_collection(self.squares, autolim=False)
-        self.digits = Digits(ax, dark_from=np.inf) if with_digits else None
+        dark_from = np.inf if largest is None else 0.65 * largest
+        self.digits = Digits(ax, dark_from) if with_digits else None
         self.outline = LineCollection([], colors=ink(), lw=2, capstyle="projecting")
         ax.add_collection(self.outline, autolim=False)
         self.artists: list[Artist] = [self.squares, self.outline]
@@ -289,7 +321,10 @@ class _Cells:
         row, column = self.corner
         places = np.array(list(np.ndindex(hues.shape)))[:, ::-1] + np.array([column, row])
         self.squares.set_verts(places[:, None] + SQUARE)
-        self.squares.set_facecolor(_tints(traced)[hues.ravel()])
+        colors: Any = _tints(traced)[hues.ravel()]
+        if self.largest is not None:
+            colors = colormaps[DIVERGING](0.5 + values.ravel() / 2 / self.largest)
+        self.squares.set_facecolor(colors)
         self.outline.set_segments(_edges(hues == traced) + np.array([column, row]))
         if self.digits:
             self.digits.set(values, self.corner)

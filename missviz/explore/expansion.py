@@ -9,7 +9,7 @@ from torch import Tensor
 
 from missviz.adapters import validation
 from missviz.adapters.miss import MiSS, MiSSAdapter
-from missviz.displays.shards import HUES, ShardDisplay
+from missviz.displays.shards import COLORS, HUES, ShardDisplay
 from missviz.explore.panel import Panel
 from missviz.randomness import generator_for, uniform
 from missviz.testing import random_linear
@@ -19,6 +19,8 @@ X = (1, 2, -2, 1, -2, -3, 1, 3, 1, 2, -3, 1)
 """x, of which a layer of size k takes the first k. On 8 features no sum is 0, and at r = 2, 3 and 4
 tiled and block have different sums."""
 LARGEST = len(X)
+LARGEST_ENTRY = 0.9
+"""Of D, in magnitude."""
 
 
 def expansion(
@@ -27,11 +29,12 @@ def expansion(
     layout: str = "tiled",
     trace: int = 1,
     *,
+    color: str = "entry",
     reveal: bool = True,
 ) -> Panel:
     """MiSS on a size × size layer: D, ΔW = expand(D), and y as D S and as ΔW x.
 
-    Cells are coloured by the column (or row) of D that they are in. x stays, and D at rank r is
+    x stays, and D at rank r is
     the first r columns (or rows) of one matrix. Controls: rank, layout, trace.
 
     Args:
@@ -42,6 +45,8 @@ def expansion(
             rows of D are copied in blocks, and columns not at all).
         trace: a column of ΔW (or row), from 0; its copies are outlined, and with them the places
             of x that are summed.
+        color: "entry" colours the cells of D and ΔW by the column (or row) of D that they are in,
+            "value" by their value.
         reveal: False hides S, ΔW and y until `panel.reveal()`.
     """
     if validation.positive_int("size", size) not in range(2, LARGEST + 1):
@@ -57,13 +62,17 @@ def expansion(
         "trace": list(range(size)),
     }
     values = {"rank": rank, "layout": layout, "trace": trace}
-    show = functools.partial(_display, size)
-    return Panel("expansion", show, choices, values, fixed={"size": size}, reveal=reveal)
+    validation.one_of("color", color, COLORS)
+    show = functools.partial(_display, size, color)
+    fixed = {"size": size, **({} if color == "entry" else {"color": color})}
+    return Panel("expansion", show, choices, values, fixed=fixed, reveal=reveal)
 
 
-def _display(size: int, rank: int, layout: str, trace: int) -> ShardDisplay:
+def _display(size: int, color: str, rank: int, layout: str, trace: int) -> ShardDisplay:
     adapter, x = _adapter(size, rank, layout), _numbers(size)[1]
-    return ShardDisplay.from_adapter(adapter, x, trace=trace, limits=_limits(size))
+    return ShardDisplay.from_adapter(
+        adapter, x, trace=trace, limits=_limits(size), color=color, largest=LARGEST_ENTRY
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -80,7 +89,9 @@ def _adapter(size: int, rank: int, layout: str) -> MiSSAdapter:
 @functools.lru_cache
 def _numbers(size: int) -> tuple[Float[Tensor, "size size"], Float[Tensor, " size"]]:
     """What D has its columns or rows from, and x; so round that one decimal shows all of y."""
-    D = uniform((LARGEST, LARGEST), 0.9, generator_for("explore.expansion")).round(decimals=1)
+    D = uniform((LARGEST, LARGEST), LARGEST_ENTRY, generator_for("explore.expansion")).round(
+        decimals=1
+    )
     return D[:size, :size], torch.tensor(X[:size], dtype=torch.float64)
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import missviz as mv
-from missviz.analysis.shards import mean_cosine, shard_cosines
+from missviz.analysis.shards import bat_cosine, mean_cosine, shard_cosines
 from missviz.displays import ColinearityDisplay
-from missviz.displays.colinearity import ROWS_SHOWN, SCALES, bat_cosine
+from missviz.displays.colinearity import ROWS_SHOWN, SCALES
 from missviz.style import FAINT
 from missviz.testing import random_linear, randomise
 

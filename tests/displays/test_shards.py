@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import colormaps
 
 import missviz as mv
 from missviz.displays import ShardDisplay
@@ -228,3 +229,15 @@ def test_bad_input(tiled: ShardDisplay, change: dict, message: str) -> None:
 def test_mini_is_refused() -> None:
     with pytest.raises(ValueError, match="shares columns and rows"):
         display_of(adapter_on(4, 4, mv.MiSS(2, mini=2)))
+
+
+def test_cells_coloured_by_value() -> None:
+    panel = mv.explore.expansion(rank=4, color="value")
+    assert "color='value'" in panel.state
+    display = panel.drawn()
+    colours = display.long_.matrix.squares.get_facecolor().reshape(8, 8, 4)
+    assert np.allclose(colours[:, :4], colours[:, 4:])  # copies
+    value = display.delta[2, 1]
+    assert np.allclose(colours[2, 1], colormaps["RdBu_r"](0.5 + value / 1.8))
+    with pytest.raises(ValueError, match="color='rainbow' is unknown"):
+        mv.explore.expansion(color="rainbow")

@@ -12,7 +12,7 @@ from experiments import oracle
 import missviz as mv
 from missviz.adapters.base import Method
 from missviz.adapters.miss import MiSSAdapter
-from missviz.experiments import tasks
+from missviz.experiments import ensemble, tasks
 
 nfl = sys.modules[
     "missviz.experiments.no_free_lunch"
@@ -141,7 +141,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], dict[str, object]]] = {
         replace(tasks.PROTOCOLS["published"], samples={"train": 49, "valid": 100}),
     ) or {},
     "plain gradient descent": lambda patch: patch.setattr(
-        torch.optim, "Adam", lambda groups, fused: torch.optim.SGD(groups)
+        ensemble, "adam", lambda params, grads, lr, **_: torch._foreach_sub_(params, grads, alpha=lr)
     ) or {},
 }  # fmt: skip
 

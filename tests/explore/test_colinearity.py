@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import missviz as mv
-from missviz.analysis.shards import mean_cosine, shard_cosines
-from missviz.displays.colinearity import SCALES, bat_cosine
+from missviz.analysis.shards import bat_cosine, mean_cosine, shard_cosines
+from missviz.displays.colinearity import SCALES
 from missviz.explore.colinearity import FEWEST_SHARDS, _block_size
 from missviz.explore.colinearity import methods as methods_of
 

@@ -5,6 +5,7 @@ import base64
 import html
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -27,6 +28,12 @@ def test_going_back_shows_the_same_picture_from_memory(panel: Panel, monkeypatch
     assert panel.set(rank=1).picture == first
 
 
+def in_an_event_loop(work) -> None:
+    """In a thread of its own: tests in a browser leave a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(work())).result()
+
+
 def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
     panel = mv.explore.update(method="MiSS", rank=1)
 
@@ -34,7 +41,7 @@ def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
         panel._controls["rank"].value = 2
         await asyncio.sleep(1.5)
 
-    asyncio.run(press())
+    in_an_event_loop(press)
     shown = panel.picture
     ahead = [
         {"method": "MiSS", "rank": 1},
@@ -68,7 +75,7 @@ def test_a_failure_ahead_waits_until_it_is_asked_for(monkeypatch) -> None:
         panel._controls["rank"].value = 2
         await asyncio.sleep(1)
 
-    asyncio.run(press())
+    in_an_event_loop(press)
     assert "RuntimeError" not in panel._text.value
     with pytest.raises(RuntimeError, match="three"):
         panel.set(rank=3)
