@@ -65,11 +65,11 @@ guess
 
 # %% [markdown]
 # ## Run
+#
+# The next cell shows what was hidden in the picture above, and swaps.
 
 # %%
 panel.reveal()
-
-# %%
 adapter = trained_a_bit(mv.MiSS(rank=2), 8, 8)
 x = torch.tensor([1, 2, -2, 1, -2, -3, 1, 3], dtype=torch.float64)
 y = adapter.delta() @ x

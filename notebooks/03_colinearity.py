@@ -72,7 +72,7 @@ guess
 # %% [markdown]
 # ## Run
 #
-# The square in the middle has the cosine of every two shards. On the right their mean stands against
+# The next cell completes the picture above. The square in its middle has the cosine of every two shards. On the right their mean stands against
 # the scale of $W_0$: there $W_0$ is multiplied by 1/8, 1/4, … 16, **and $D$ stays as it was
 # trained**. (So this asks what the formula makes of a larger $W_0$, not what training would find
 # there.) The dashed line is a law that is derived below.
@@ -80,8 +80,8 @@ guess
 # %%
 bat = mv.experiments.adapter_snapshots(mv.Bat(8))[100]
 views = ColinearityDisplay.over_scales(bat, width=8)
-print(guess.reveal(f"{views[1].mean:.2f} at the scale that W₀ has, σ = {views[1].sigma:.2f}"))
 panel.reveal()
+guess.reveal(f"{views[1].mean:.2f} at the scale that W₀ has, σ = {views[1].sigma:.2f}")
 
 # %% [markdown]
 # Move `scale`, then `method` and `steps`. `fixed orthogonal` is a control: $\Delta W = D F$ like
