@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 FAINT = "#8c8c8c"
@@ -86,8 +87,19 @@ def method_style(name: str) -> MethodStyle:
     known = [prefix for prefix in _BY_PREFIX if name == prefix or name.startswith(f"{prefix} ")]
     if known:
         style = _BY_PREFIX[max(known, key=len)]
-        return replace(style, color=ink()) if style.color == BLACK else style
-    return _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
+    else:
+        style = _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
+    return replace(style, color=_on_paper(style.color))
+
+
+def _on_paper(color: str) -> str:
+    """The colour as seen on dark: black turns, others are a little lighter."""
+    if color == BLACK:
+        return ink()
+    if sum(to_rgb(paper())) > 1.5:
+        return color
+    red, green, blue = (channel + LIGHTER * (1 - channel) for channel in to_rgb(color))
+    return to_hex((red, green, blue)).upper()
 
 
 # --- Lecture and dark mode --------------------------------------------------------------------
@@ -95,6 +107,8 @@ def method_style(name: str) -> MethodStyle:
 
 LECTURE_SCALE = 1.4
 """Text and lines in lecture mode, relative to a page."""
+LIGHTER = 0.1
+"""How far colours go towards white on dark."""
 
 _DARK = {
     "figure.facecolor": "#16181d",

@@ -52,6 +52,15 @@ def test_the_distance_is_right() -> None:
     assert np.allclose(lab("#ff0000", VISION["usual"]), [53.2, 80.1, 67.2], atol=0.3)
 
 
+@pytest.fixture(params=[False, True], ids=["light", "dark"])
+def mode(request):
+    if request.param:
+        mv.lecture(dark=True)
+    yield
+    mv.lecture(False)
+
+
+@pytest.mark.usefixtures("mode")
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("protocol", ["published", "teacher"])
 def test_the_methods_of_one_figure_differ_in_colour(vision: str, protocol: str) -> None:
@@ -60,6 +69,16 @@ def test_the_methods_of_one_figure_differ_in_colour(vision: str, protocol: str) 
         colors = (method_style(name).color for name in (one, other))
         first, second = (lab(color, VISION[vision]) for color in colors)
         assert np.linalg.norm(first - second) > APART, (one, other)
+
+
+def test_methods_stand_out_on_dark() -> None:
+    try:
+        mv.lecture(dark=True)
+        behind = lab(style.paper(), VISION["usual"])[0]
+        for method in _BY_PREFIX:
+            assert lab(method_style(method).color, VISION["usual"])[0] - behind > 40, method
+    finally:
+        mv.lecture(False)
 
 
 def test_every_method_has_a_marker_of_its_own() -> None:
