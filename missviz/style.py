@@ -1,6 +1,6 @@
 """How things look: one colour, marker and dash per method, everywhere; lecture and dark mode."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +8,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+
+from missviz.adapters import validation
 
 FAINT = "#8c8c8c"
 """Ghosts, guides, and what was not measured: visible on light and on dark."""
@@ -92,6 +94,21 @@ def method_style(name: str) -> MethodStyle:
     return replace(style, color=_on_paper(style.color))
 
 
+def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
+    """Styles for the methods of one figure: where two would look the same (LoRA at two ranks), the
+    later takes another one."""
+    styles: dict[str, MethodStyle] = {}
+    for name in names:
+        spare = (replace(style, color=_on_paper(style.color)) for style in _OTHERS)
+        own = method_style(name)
+        styles[name] = (
+            own
+            if own not in styles.values()
+            else next((style for style in spare if style not in styles.values()), own)
+        )
+    return styles
+
+
 def _on_paper(color: str) -> str:
     """The colour as seen on dark: black turns, others are a little lighter."""
     if color == BLACK:
@@ -129,6 +146,8 @@ def lecture(on: bool = True, *, dark: bool = False) -> None:
         on: False goes back to what was there before.
         dark: light on dark.
     """
+    validation.boolean("on", on)
+    validation.boolean("dark", dark)
     _settings.update(_before_lecture)
     _before_lecture.clear()
     if not on:
@@ -143,6 +162,12 @@ def lecture(on: bool = True, *, dark: bool = False) -> None:
     }
     _before_lecture.update({name: _settings[name] for name in settings})
     _settings.update(settings)
+
+
+def look() -> Any:
+    """The settings that `lecture` changes, as they are now."""
+    names = ("font.size", "axes.linewidth", "lines.linewidth", "lines.markersize", *_DARK)
+    return {name: _settings[name] for name in names}
 
 
 def text_scale() -> float:
@@ -173,6 +198,10 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+STRIP = 0.2
+"""Inches below everything, for what a ghost or a stored run is."""
+
+
 def row_of_axes(
     width: float,
     height: float,
@@ -194,9 +223,10 @@ def row_of_axes(
         left, right, bottom, top, gap: room around and between the axes for their text, inches
             at normal text size; it grows with the text.
     """
-    left, right, bottom, top, gap = (
-        side * text_scale() for side in (left, right, bottom, top, gap)
+    left, right, bottom, top, gap, strip = (
+        side * text_scale() for side in (left, right, bottom, top, gap, STRIP)
     )
+    bottom, height = bottom + strip, height + strip
     figure = Figure(figsize=(width, height), dpi=100, facecolor=paper())
     room = width - left - right - gap * (len(columns) - 1)
     axes, start = [], left

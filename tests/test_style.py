@@ -107,3 +107,12 @@ def test_lecture_mode_and_back() -> None:
     assert dict(mpl.rcParams) == before
     mv.lecture(False)
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("arguments", [("off",), (None,), (1,)])
+def test_lecture_takes_true_or_false(arguments) -> None:
+    with pytest.raises(TypeError, match=r"on=.* is not True or False"):
+        mv.lecture(*arguments)
+    with pytest.raises(TypeError, match="dark='yes' is not True or False"):
+        mv.lecture(dark="yes")
+    assert style.text_scale() == 1

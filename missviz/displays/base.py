@@ -46,7 +46,7 @@ class Display:
     def reveal(self, shown: bool = True) -> Self:
         """Show the outcome, or hide it; axes, limits and what is given stay."""
         self.revealed_ = shown
-        for artist in self.outcome_:
+        for artist in (*self.outcome_, *self.ghosts_):
             artist.set_visible(shown)
         return self
 
@@ -58,9 +58,11 @@ class Display:
         """Keep `pinned` in view as a grey ghost, in place of an earlier one."""
         self.unpin()
         self.ghosts_ = self.ghost(pinned)
-        note = self.figure_.text(0.995, 0.01, f"grey: {label}", ha="right", color=FAINT)
+        note = self.figure_.text(
+            0.995, 0.01, f"grey: {label}", ha="right", color=FAINT, parse_math=False
+        )
         self.ghosts_ = [*self.ghosts_, note]
-        return self
+        return self.reveal(self.revealed_)
 
     def unpin(self) -> Self:
         """Take the ghost away."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from missviz.displays.base import Display
-from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
+from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
 
 if TYPE_CHECKING:
     from missviz.experiments.runs import Runs
@@ -105,8 +105,9 @@ class RaceDisplay(Display):
             (ax,) = row_of_axes(9.5, 4.2, right=2.75, bottom=0.75, top=0.2)
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
         self.lines_, self.bands_ = {}, {}
+        styles = method_styles(name for name, _ in self._by_method())
         for method, curve in self._by_method():
-            style = method_style(method)
+            style = styles[method]
             (self.lines_[method],) = ax.plot(
                 curve["step"],
                 curve["mean"],
@@ -155,7 +156,7 @@ class RaceDisplay(Display):
                     curve["step"],
                     curve["mean"],
                     color=FAINT,
-                    linestyle=method_style(method).linestyle,
+                    linestyle=self.lines_[method].get_linestyle(),
                     zorder=1.9,
                 )
             )

@@ -17,7 +17,7 @@ from missviz.adapters.fixed_factor import FixedFactorAdapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.analysis.spectra import energy, spectrum, stable_rank
 from missviz.displays.base import Display
-from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
+from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
 
 ZERO = 1e-6
 """Singular values below this share of W₀'s largest count as zero: float32, in which weights are
@@ -221,7 +221,7 @@ class SpectrumDisplay(Display):
         ]
 
     def ghost(self, pinned: "SpectrumDisplay") -> list[Artist]:
-        """The pinned ΔW's singular values and shares as thick grey lines."""
+        """The pinned ΔW's singular values and shares as dotted grey lines."""
         values, shares = self.axes_
         n = np.arange(1, len(self.base) + 1)
         grey: list[Artist] = []
@@ -229,8 +229,9 @@ class SpectrumDisplay(Display):
             if of is None or of.delta.max() <= self.zero:
                 continue
             shown = energy(torch.from_numpy(of.delta)).numpy()
-            grey += values.plot(n, self._drawn(of.delta), color=FAINT, zorder=1.5, **_broad())
-            grey += shares.plot(n, shown, color=FAINT, zorder=1.5, **_broad())
+            dotted: dict[str, Any] = {"color": FAINT, "ls": (0, (1, 1)), "lw": 3, "zorder": 1.5}
+            grey += values.plot(n, self._drawn(of.delta), **dotted)
+            grey += shares.plot(n, shown, **dotted)
         return grey
 
     def update(self, other: "SpectrumDisplay") -> None:
@@ -243,8 +244,9 @@ class SpectrumDisplay(Display):
 
     def _fill(self) -> None:
         nothing = np.empty(0)
+        styles = method_styles(self.spectra)
         for slot, (name, of) in enumerate(self.spectra.items()):
-            style = method_style(name)
+            style = styles[name]
             updated = of is not None and of.delta.max() > self.zero
             delta = of.delta if of is not None and updated else nothing
             small = of.small if of is not None and updated else nothing

@@ -69,7 +69,7 @@ class TargetsDisplay(Display):
         wins = "; ".join(
             f"{target}: {method or 'undecided'}" for target, method in self.winners.items()
         )
-        return f"winner on the test split by target: {wins}"
+        return f"winner by {self.shown}: {wins}"
 
     def plot(self, ax: Axes | None = None) -> "TargetsDisplay":
         """Draw into `ax`, or into a figure of its own."""

@@ -49,9 +49,10 @@ def expansion(
             "value" by their value.
         reveal: False hides S, ΔW and y until `panel.reveal()`.
     """
-    if validation.positive_int("size", size) not in range(2, LARGEST + 1):
+    size = validation.positive_int("size", size)
+    if size not in range(2, LARGEST + 1):
         raise ValueError(f"size={size} is not shown; choose from 2 to {LARGEST}")
-    validation.positive_int("rank", rank)
+    rank = validation.positive_int("rank", rank)
     most = min(size, len(HUES))
     validation.at_most("rank", rank, "what is shown", most)
     divisors = [r for r in range(1, most + 1) if size % r == 0]

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from missviz.adapters import validation
 from missviz.displays.base import Display
 from missviz.displays.targets import TargetsDisplay
 from missviz.explore import stored
-from missviz.explore.panel import Panel
+from missviz.explore.panel import Panel, check_choices
 
 SHOWN = {
     "after training": ("share", "test loss / unadapted loss"),
@@ -31,7 +32,12 @@ def lunch(
         fresh: train now (about a minute) instead of drawing the stored runs.
         reveal: False hides the cells until `panel.reveal()`.
     """
-    if fresh:
+    choices: dict[str, list[Any]] = {"budget": list(stored.BUDGETS), "shown": list(SHOWN)}
+    values = {"budget": budget, "shown": shown}
+    # Before anything is trained.
+    check_choices("lunch", choices, values)
+    validation.boolean("reveal", reveal)
+    if validation.boolean("fresh", fresh):
         table, note = stored.lunch_table(), ""
     else:
         table, about = stored.load("lunch")
@@ -50,9 +56,7 @@ def lunch(
         winners = {str(target): best.get(target) for target in shares.columns}
         return TargetsDisplay(shares=shares, winners=winners, shown=title, note=note)
 
-    choices: dict[str, list[Any]] = {"budget": list(stored.BUDGETS), "shown": list(SHOWN)}
     fixed = {"fresh": True} if fresh else {}
-    values = {"budget": budget, "shown": shown}
     return Panel("lunch", display, choices, values, fixed=fixed, reveal=reveal)
 
 

@@ -1,10 +1,14 @@
 """A lecturer's own panel: any display, any controls."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 from missviz.displays.base import Display
 from missviz.explore.panel import Panel
+
+TAKEN = ("path", "folder", "suffix", "self")
+"""What `save` and `save_steps` have already."""
 
 
 def panel(make: Callable[..., Display], *, reveal: bool = True, **choices: Sequence[Any]) -> Panel:
@@ -29,9 +33,7 @@ def panel(make: Callable[..., Display], *, reveal: bool = True, **choices: Seque
         raise TypeError(f"make={make!r} is neither a Display class nor a function")
     if not choices:
         raise ValueError("a panel needs a control, such as rank=[1, 2, 4]")
-    for name, values in choices.items():
-        if isinstance(values, str) or not len(list(values)):
-            raise ValueError(f"{name}={values!r} is not a list of values, such as [1, 2, 4]")
+    listed = {name: _listed(name, values) for name, values in choices.items()}
 
     def compute(**values: Any) -> Display:
         display = make(**values)
@@ -39,8 +41,24 @@ def panel(make: Callable[..., Display], *, reveal: bool = True, **choices: Seque
             raise TypeError(f"make returned {type(display).__name__}, which is no missviz Display")
         return display
 
-    first = {name: next(iter(values)) for name, values in choices.items()}
-    return OwnPanel("panel", compute, choices, first, reveal=reveal)
+    first = {name: values[0] for name, values in listed.items()}
+    return OwnPanel("panel", compute, listed, first, reveal=reveal)
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """A control's values, which are numbers or words."""
+    if name in TAKEN:
+        raise ValueError(f"a control cannot be called {name}; it is an argument of the panel's own")
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}={values!r} is not a list of values, such as [1, 2, 4]")
+    listed = list(values)
+    if not listed:
+        raise ValueError(f"{name}={values!r} is not a list of values, such as [1, 2, 4]")
+    for value in listed:
+        if not isinstance(value, str | bool | Real) or value != value:
+            kind = type(value).__name__
+            raise TypeError(f"{name} has a value of type {kind}; give numbers or words")
+    return listed
 
 
 class OwnPanel(Panel):
@@ -50,4 +68,5 @@ class OwnPanel(Panel):
     def state(self) -> str:
         controls = ", ".join(f"{name}={options!r}" for name, options in self._choices.items())
         values = ", ".join(f"{name}={value!r}" for name, value in self.values.items())
-        return f"mv.explore.panel(make, {controls}).set({values})"
+        hidden = "" if self.revealed else ", reveal=False"
+        return f"mv.explore.panel(make{hidden}, {controls}).set({values})"

@@ -67,8 +67,8 @@ def write_page(
     page = _PAGE.format(
         title=html.escape(title),
         controls="\n".join(_control(name, choices[name], values[name]) for name in choices),
-        # "</" must not end the script.
-        frames=json.dumps(packed, ensure_ascii=False).replace("</", "<\\/"),
+        # No "<" of the words may end the script or begin a comment in it.
+        frames=json.dumps(packed, ensure_ascii=False).replace("<", "\\u003c"),
         sizes=json.dumps([len(options) for options in choices.values()]),
     )
     temporary = path.with_name(path.name + ".part")

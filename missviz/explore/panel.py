@@ -8,10 +8,12 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from missviz.adapters import validation
@@ -19,6 +21,7 @@ from missviz.adapters.base import Method
 from missviz.displays.base import HIDDEN, Display
 from missviz.explore.frames import Frames
 from missviz.explore.page import write_page
+from missviz.style import look
 
 MOST_CONTROLS = 3
 MOST_FRAMES = 256
@@ -63,7 +66,8 @@ class Panel(widgets.VBox):
         self._name, self._compute = name, compute
         self._given, self._fixed = tuple(given), dict(fixed or {})
         self._choices = {control: list(options) for control, options in choices.items()}
-        self._check(values)
+        values = self._checked(values)
+        self._look = look()
         self._controls = {
             control: _slider(control, options, values[control])
             for control, options in self._choices.items()
@@ -108,12 +112,18 @@ class Panel(widgets.VBox):
     @property
     def choices(self) -> dict[str, list[Any]]:
         """The values that each control steps through."""
-        return self._choices
+        return {name: list(options) for name, options in self._choices.items()}
+
+    @property
+    def revealed(self) -> bool:
+        """Whether the outcome is shown."""
+        return self._revealed
 
     @property
     def figure(self) -> Figure:
         """The figure of the present picture."""
-        self._show(self.values)
+        with rc_context(self._look):
+            self._show(self.values)
         return self._display.figure_
 
     @property
@@ -125,29 +135,32 @@ class Panel(widgets.VBox):
     def state(self) -> str:
         """The line of code that opens this view again."""
         arguments = {**self._fixed, **self.values, **({} if self._revealed else {"reveal": False})}
-        written = [f"mv.{method!r}" for method in self._given]
+        written = [
+            f"mv.{method!r}" if type(method).__module__.startswith("missviz.") else repr(method)
+            for method in self._given
+        ]
         written += [f"{name}={value!r}" for name, value in arguments.items()]
         return f"mv.explore.{self._name}({', '.join(written)})"
 
     @property
     def summary(self) -> str:
         """What the present picture shows, in one line; it also stands under the picture."""
-        return self._frames[self._key_of(self.values)][1]
+        return self._keep_frame(self.values)[1]
 
     def set(self, **values: Any) -> "Panel":
         """Move controls without a browser: panel.set(rank=4). Returns the panel."""
-        self._check({**self.values, **values})
-        with self._one_drawing():
-            for name, value in values.items():
-                self._controls[name].value = value
-        self._draw()
+        wanted, before = self._checked(values), self.values
+        try:
+            self._move(wanted)
+        except Exception:
+            self._move(before)
+            raise
         return self
 
     def drawn(self, **values: Any) -> Display:
         """The picture at these values as a display of its own, drawn directly."""
-        wanted = {**self.values, **values}
-        self._check(wanted)
-        return self._dressed(self._compute(**wanted).plot())
+        with rc_context(self._look):
+            return self._dressed(self._compute(**{**self.values, **self._checked(values)}).plot())
 
     def reveal(self) -> "Panel":
         """Show the outcome that `reveal=False` hid. Returns the panel."""
@@ -159,7 +172,11 @@ class Panel(widgets.VBox):
     def pin(self, label: str) -> "Panel":
         """Keep the present picture as a grey ghost, in place of an earlier one: p.pin("r = 4")."""
         self._pinned = self._compute(**self.values), str(label)
-        return self._redraw()
+        try:
+            return self._redraw()
+        except Exception:
+            self.unpin()
+            raise
 
     def unpin(self) -> "Panel":
         """Take the ghost away."""
@@ -174,17 +191,23 @@ class Panel(widgets.VBox):
         self, folder: str | Path, *, suffix: str = "svg", **steps: Iterable[Any]
     ) -> list[Path]:
         """Write one picture per combination of `steps`: panel.save_steps("slides", rank=[1, 2])."""
+        for name, values in steps.items():
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise ValueError(f"{name}={values!r} is not a list of values, such as [1, 2, 4]")
         grid = list(itertools.product(*steps.values()))
-        out = Path(folder)
+        if not steps or not grid:
+            raise ValueError("save_steps needs values to step through, such as rank=[1, 2, 4]")
+        out, suffix = Path(folder), suffix.lstrip(".")
         for point in grid:
-            self._check({**self.values, **dict(zip(steps, point, strict=True))})
+            self._checked(dict(zip(steps, point, strict=True)))
         out.mkdir(parents=True, exist_ok=True)
         written = []
         for point in grid:
-            values = dict(zip(steps, point, strict=True))
-            label = "-".join(f"{name}-{value}" for name, value in values.items())
-            written.append(out / f"{self._name}-{label}.{suffix}".replace(" ", "_"))
-            self.save(written[-1], **values)
+            at = dict(zip(steps, point, strict=True))
+            label = "-".join(f"{name}-{value}" for name, value in at.items())
+            name = f"{self._name}-{label}.{suffix}".replace(" ", "_").replace("/", "_")
+            written.append(out / name)
+            self.save(written[-1], **at)
         return written
 
     def to_html(self, path: str | Path) -> None:
@@ -197,25 +220,19 @@ class Panel(widgets.VBox):
             raise ValueError(
                 f"{self._name} has {count} pictures, too many for one page (at most {MOST_FRAMES})"
             )
-        present = self.values
-        frames = []
-        for point in itertools.product(*self._choices.values()):
-            self._show(dict(zip(self._choices, point, strict=True)))
-            frames.append((self._painter.png(), self._words()))
-        self._show(present)
-        write_page(Path(path), self._name, self._choices, present, frames)
+        page = Path(path)
+        if page.is_dir() or not page.parent.is_dir():
+            raise FileNotFoundError(f"path={str(path)!r} is not a file in a folder that is there")
+        frames = [
+            self._keep_frame(dict(zip(self._choices, point, strict=True)))
+            for point in itertools.product(*self._choices.values())
+        ]
+        write_page(page, self._name, self._choices, self.values, frames)
 
     # --- How it works --------------------------------------------------------------------------
 
-    def _check(self, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            if name not in self._choices:
-                raise ValueError(
-                    f"{self._name} has no control {name!r}; it has {', '.join(self._choices)}"
-                )
-            if value not in self._choices[name] or isinstance(value, bool):
-                options = ", ".join(map(repr, self._choices[name]))
-                raise ValueError(f"{name}={value!r} is not a choice; choose from {options}")
+    def _checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return check_choices(self._name, self._choices, values)
 
     @contextmanager
     def _one_drawing(self) -> Iterator[None]:
@@ -224,6 +241,12 @@ class Panel(widgets.VBox):
             yield
         finally:
             self._quiet = False
+
+    def _move(self, values: Mapping[str, Any]) -> None:
+        with self._one_drawing():
+            for name, value in values.items():
+                self._controls[name].value = value
+        self._draw()
 
     def _moved(self, _: object) -> None:
         if not self._quiet:
@@ -261,9 +284,10 @@ class Panel(widgets.VBox):
 
     def _redraw(self) -> "Panel":
         self._frames.clear()
-        self._display.unpin()
-        if self._pinned:
-            self._display.pin(*self._pinned)
+        with rc_context(self._look):
+            self._display.unpin()
+            if self._pinned:
+                self._display.pin(*self._pinned)
         self._draw()
         return self
 
@@ -284,8 +308,9 @@ class Panel(widgets.VBox):
         """Picture and words at these values, from memory if they were drawn before."""
         key = self._key_of(values)
         if key not in self._frames:
-            self._show(values)
-            self._frames[key] = self._painter.png(), self._words()
+            with rc_context(self._look):
+                self._show(values)
+                self._frames[key] = self._painter.png(), self._words()
             if len(self._frames) > MOST_FRAMES:
                 self._frames.popitem(last=False)
         return self._frames[key]
@@ -329,3 +354,22 @@ def _readout(options: Sequence[Any]) -> widgets.Label:
     # A slider's own readout cuts words off.
     width = max(len(str(option)) for option in options)
     return widgets.Label(layout=widgets.Layout(min_width=f"{0.6 * width + 1:.1f}em"))
+
+
+def check_choices(
+    panel: str, choices: Mapping[str, Sequence[Any]], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`values` as they stand in `choices` (4 for 4.0); ValueError where one does not."""
+    found = {}
+    for name, value in values.items():
+        if name not in choices:
+            raise ValueError(f"{panel} has no control {name!r}; it has {', '.join(choices)}")
+        options = list(choices[name])
+        plain = isinstance(value, str | Real)
+        same_kind = isinstance(value, bool) == any(isinstance(option, bool) for option in options)
+        if not (plain and same_kind and value in options):
+            shown = repr(value) if plain else f"a {type(value).__name__}"
+            known = ", ".join(map(repr, options))
+            raise ValueError(f"{name}={shown} is not a choice; choose from {known}")
+        found[name] = options[options.index(value)]
+    return found

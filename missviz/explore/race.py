@@ -5,12 +5,13 @@ from typing import Any
 
 import pandas as pd
 
+from missviz.adapters import validation
 from missviz.adapters.base import Method
 from missviz.displays.base import Display
 from missviz.displays.race import RaceDisplay
 from missviz.experiments.arguments import checked_methods
 from missviz.explore import stored
-from missviz.explore.panel import Panel
+from missviz.explore.panel import Panel, check_choices
 
 HIGHEST = 1.2
 """End of the loss axis; at the largest rates some validation curves leave it."""
@@ -38,6 +39,16 @@ def race(
         fresh: train now, even where stored runs exist.
         reveal: False hides the curves until `panel.reveal()`.
     """
+    choices: dict[str, list[Any]] = {
+        "learning_rate": list(stored.RATES),
+        "split": list(stored.SPLITS),
+        "second_layer": list(stored.LAYER),
+    }
+    values = {"learning_rate": learning_rate, "split": split, "second_layer": second_layer}
+    # Before anything is trained.
+    check_choices("race", choices, values)
+    validation.boolean("fresh", fresh)
+    validation.boolean("reveal", reveal)
     chosen = checked_methods(methods or None, "published")
     table, note = _table(chosen, fresh)
     points = dict(iter(table.groupby(["learning_rate", "split", "second_layer"])))
@@ -53,12 +64,6 @@ def race(
             note=note,
         )
 
-    choices: dict[str, list[Any]] = {
-        "learning_rate": list(stored.RATES),
-        "split": list(stored.SPLITS),
-        "second_layer": list(stored.LAYER),
-    }
-    values = {"learning_rate": learning_rate, "split": split, "second_layer": second_layer}
     fixed = {"fresh": True} if fresh else {}
     return Panel("race", display, choices, values, given=methods, fixed=fixed, reveal=reveal)
 

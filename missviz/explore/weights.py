@@ -13,6 +13,7 @@ from missviz.adapters import validation
 
 LARGEST_SHOWN = 512
 """Rows and columns: what a slider can decompose between two frames."""
+SMALLEST = 1e-100
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,28 @@ def load_weight(weight: Any) -> OwnWeight:
         part, shape = _from_file(str(weight))
         source = str(weight)
     elif isinstance(weight, Tensor | np.ndarray):
+        if isinstance(weight, Tensor) and (
+            weight.layout is not torch.strided or weight.is_quantized or weight.is_meta
+        ):
+            raise TypeError("weight is sparse, quantised or without data; give a plain tensor")
         part, shape, source = _part(weight), tuple(weight.shape), _Name("weight")
     else:
         raise TypeError(
             f"weight of type {type(weight).__name__}; give a tensor, an array, or the path of a "
             ".npy or .safetensors file"
         )
-    tensor = torch.as_tensor(np.array(part) if isinstance(part, np.ndarray) else part).detach()
-    if tensor.dtype == torch.bool or tensor.is_complex():
-        raise TypeError(f"weight of dtype {tensor.dtype} does not hold real numbers")
-    matrix = tensor.cpu().double()
+    if isinstance(part, Tensor):
+        if part.dtype == torch.bool or part.is_complex():
+            raise TypeError(f"weight of dtype {part.dtype} does not hold real numbers")
+        matrix = part.detach().cpu().double()
+    else:
+        if part.dtype.kind not in "iuf":
+            raise TypeError(f"weight of dtype {part.dtype} does not hold real numbers")
+        matrix = torch.from_numpy(np.array(part, dtype=np.float64))
     validation.finite("weight", matrix)
+    largest = float(matrix.abs().max())
+    if largest and not SMALLEST < largest < 1 / SMALLEST:
+        raise ValueError(f"weight has entries up to {largest:.0e}, whose squares leave float64")
     notice = ""
     if tuple(matrix.shape) != shape:
         notice = (

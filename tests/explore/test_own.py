@@ -49,6 +49,15 @@ def test_a_display_class_is_drawn_anew() -> None:
     assert panel.set(count=3, sign="+").picture == first
 
 
+def test_any_iterable_and_yes_or_no() -> None:
+    panel = mv.explore.panel(
+        lambda rank, on: update(rank), rank=(r for r in (1, 2)), on=[True, False]
+    )
+    assert panel.set(on=False, rank=2).values == {"rank": 2, "on": False}
+    hidden = mv.explore.panel(update, reveal=False, rank=[1, 2])
+    assert hidden.state == "mv.explore.panel(make, reveal=False, rank=[1, 2]).set(rank=1)"
+
+
 def test_its_outcome_can_be_hidden() -> None:
     hidden = mv.explore.panel(Heights, reveal=False, count=[3, 5], sign=["+"])
     shown = mv.explore.panel(Heights, count=[3, 5], sign=["+"])
@@ -64,6 +73,11 @@ def test_its_outcome_can_be_hidden() -> None:
         (lambda: mv.explore.panel(update, rank=[]), ValueError, r"rank=\[\] is not a list"),
         (lambda: mv.explore.panel(update, rank="12"), ValueError, "rank='12' is not a list"),
         (lambda: mv.explore.panel(lambda n: n, n=[1]), TypeError, "make returned int"),
+        (lambda: mv.explore.panel(update, rank=4), ValueError, "rank=4 is not a list"),
+        (lambda: mv.explore.panel(update, rank=[None, 1]), TypeError, "type NoneType; give num"),
+        (lambda: mv.explore.panel(update, rank=[float("nan")]), TypeError, "type float; give"),
+        (lambda: mv.explore.panel(update, rank=[LAYER.weight]), TypeError, "type Parameter"),
+        (lambda: mv.explore.panel(update, path=[1]), ValueError, "cannot be called path"),
         (
             lambda: mv.explore.panel(Heights, a=[1], b=[1], c=[1], d=[1]),
             ValueError,

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 import missviz as mv
@@ -178,8 +179,68 @@ def test_an_error_in_a_callback_is_raised_and_shown(monkeypatch) -> None:
 
     monkeypatch.setattr(panel, "_compute", fail)
     with pytest.raises(RuntimeError, match="no such"):
-        panel.set(rank=8)
+        panel._controls["rank"].value = 8
     assert "RuntimeError: no such &lt;matrix&gt;" in panel._text.value
+
+
+def test_a_set_that_fails_leaves_the_panel_as_it_was(monkeypatch) -> None:
+    panel = mv.explore.update(method="LoRA", rank=2)
+    before, summary = panel.picture, panel.summary
+    good = panel._compute
+    monkeypatch.setattr(
+        panel, "_compute", lambda **values: good(**values) if values["rank"] < 8 else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        panel.set(rank=8)
+    assert panel.values == {"method": "LoRA", "rank": 2}
+    assert panel.picture == before
+    assert panel.summary == summary
+
+
+def test_a_label_is_no_formula_and_a_failed_pin_is_undone(monkeypatch) -> None:
+    panel = mv.explore.update()
+    before = panel.picture
+    assert panel.pin(r"$\frac{$").picture != before
+    monkeypatch.setattr(type(panel._display), "ghost", lambda self, pinned: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        panel.pin("again")
+    assert panel.set(rank=4).set(rank=2).picture == before
+
+
+def test_a_ghost_is_hidden_with_the_outcome() -> None:
+    panel = mv.explore.reach(reveal=False)
+    blank = panel.picture
+    assert panel.pin("r = 4").picture == blank
+    assert panel.reveal().picture == mv.explore.reach().pin("r = 4").picture
+
+
+def test_an_open_panel_keeps_its_look() -> None:
+    panel, page = mv.explore.lunch(), mv.explore.lunch()
+    try:
+        mv.lecture(dark=True)
+        assert panel.set(budget=512).picture == page.set(budget=512).picture
+        assert panel.drawn().figure_.get_facecolor() == page.figure.get_facecolor()
+    finally:
+        mv.lecture(False)
+
+
+def test_numbers_that_are_equal_are_the_same_choice() -> None:
+    panel = mv.explore.update(method="LoRA", rank=2.0)
+    assert panel.state == "mv.explore.update(method='LoRA', rank=2)"
+    assert "LoRA r=4" in panel.drawn(rank=np.int64(4)).summary()
+
+
+def test_pages_hold_any_words(tmp_path: Path) -> None:
+    panel = mv.explore.update()
+    panel._frames.clear()
+    panel._words = lambda: '<!-- <script> "quoted" </script>'
+    panel.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<!-- <script>" not in page
+    assert page.count("</script>") == 1
+    for path in (tmp_path, tmp_path / "nowhere" / "page.html"):
+        with pytest.raises(FileNotFoundError, match="is not a file in a folder"):
+            panel.to_html(path)
 
 
 def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:

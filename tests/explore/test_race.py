@@ -87,6 +87,24 @@ def test_the_closed_form_is_reach() -> None:
     assert np.allclose(dense["missed"], 1 - dense["budget"] / 64 / 64, atol=0.01)
 
 
+def test_the_words_say_what_is_shown() -> None:
+    assert "winner by test loss" in mv.explore.lunch().summary
+    assert "winner by 1 − reach" in mv.explore.lunch(shown="closed form").summary
+
+
+def test_two_of_a_family_look_different() -> None:
+    lines = mv.explore.side_by_side(mv.LoRA(2), mv.LoRA(4)).drawn().delta_lines_
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 2
+    lines = (
+        mv.displays.RaceDisplay.from_runs(
+            mv.experiments.no_free_lunch([mv.LoRA(1), mv.LoRA(2)], seeds=2, steps=3)
+        )
+        .plot()
+        .lines_.values()
+    )
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
+
+
 def test_a_tie_has_no_winner() -> None:
     assert least({"a": 0.1, "b": 0.4}) == "a"
     assert least({"a": 0.0, "b": 1e-12, "c": 0.4}) is None
@@ -122,6 +140,8 @@ def test_lunch_table(monkeypatch) -> None:
         (lambda: mv.explore.race(mv.MiSS(65)), "rank=65 exceeds in_features=64"),
         (lambda: mv.explore.race(mv.MiSS(4), mv.MiSS(4)), "MiSS r=4 more than once"),
         (lambda: mv.explore.lunch(budget=100), "budget=100 is not a choice"),
+        (lambda: mv.explore.lunch(budget=100, fresh=True), "budget=100 is not a choice"),
+        (lambda: mv.explore.race(split="test", fresh=True), "split='test' is not a choice"),
     ],
 )
 def test_bad_input(call, message) -> None:

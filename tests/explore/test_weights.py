@@ -22,6 +22,12 @@ def test_tensors_of_any_dtype(dtype: torch.dtype) -> None:
     assert repr(own.source) == "weight"
 
 
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "i4", "longdouble"])
+def test_arrays_of_any_dtype(dtype: str) -> None:
+    array = (8 * WEIGHT.numpy()).astype(dtype)
+    assert np.array_equal(load_weight(array).matrix.numpy(), array.astype(np.float64))
+
+
 def test_arrays_and_files_are_the_same(tmp_path: Path) -> None:
     np.save(tmp_path / "w.npy", WEIGHT.numpy())
     save_file({"only": WEIGHT}, tmp_path / "one.safetensors")
@@ -79,6 +85,10 @@ def test_only_what_is_shown_is_read() -> None:
         ),
         (WEIGHT > 0, TypeError, "does not hold real numbers"),
         (WEIGHT.to(torch.complex64), TypeError, "does not hold real numbers"),
+        (WEIGHT.to_sparse(), TypeError, "weight is sparse, quantised or without data"),
+        (WEIGHT.to("meta"), TypeError, "weight is sparse, quantised or without data"),
+        (np.array([["a"]]), TypeError, "does not hold real numbers"),
+        (WEIGHT.double() * 1e200, ValueError, "whose squares leave float64"),
         ([[1.0]], TypeError, "weight of type list; give a tensor, an array, or the path"),
         ("nowhere.npy", FileNotFoundError, "there is no file nowhere.npy"),
     ],
