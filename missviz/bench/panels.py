@@ -1,7 +1,8 @@
 """Panels against the same figures through `ipywidgets.interact`, in a real JupyterLab.
 
-Both take the same walk through their controls, key by key in turns, in one notebook. What is
-measured is the time from the key press to the frame in which other pixels are on the screen.
+Both take the same walk through their controls, key by key in turns, in one notebook, with a look at
+each picture. What is measured is the time from the key press to the frame in which other pixels are
+on the screen.
 """
 
 import random
@@ -39,6 +40,9 @@ def sliders(panel):
         for name, options in panel.choices.items()
     }
 """
+
+LOOKING = 400
+"""Milliseconds between two presses."""
 
 Walk = list[tuple[int, str, bool]]
 
@@ -98,10 +102,12 @@ def _measure(notebook: Notebook, cell: int, name: str, presses: int) -> dict[str
     back: list[float] = []
     peer: list[float] = []
     for control, key, seen in walk(panel.choices, panel.values, presses):
-        ours, theirs = (
-            notebook.press(side, found[control], key)
-            for side, found in zip(sides, controls, strict=True)
-        )
+        latencies: list[float | None] = []
+        for side, found in zip(sides, controls, strict=True):
+            latencies.append(notebook.press(side, found[control], key))
+            # Looking takes time; and what a panel draws ahead must not slow its peer.
+            notebook.page.wait_for_timeout(LOOKING)
+        ours, theirs = latencies
         if ours is None or theirs is None:
             continue  # two states with the same picture
         (back if seen else fresh).append(ours)
