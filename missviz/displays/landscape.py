@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
@@ -111,7 +112,7 @@ class LandscapeDisplay(Display):
             np.minimum(loss(b, a), MOST_LOSS),
             extent=(-EDGE, EDGE, -EDGE, EDGE),
             origin="lower",
-            cmap="Blues_r",
+            cmap=colormaps["Blues_r"].resampled(24),
             clim=(0, 1.3 * MOST_LOSS),
             aspect="auto",
             interpolation="nearest",
