@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from missviz.adapters import validation
+from missviz.files import write_whole
 
 if TYPE_CHECKING:
     from missviz.displays.lunch import LunchDisplay
@@ -126,14 +127,8 @@ class Runs:
         }
         for name, table in tables.items():
             if table is not None:
-                _write(out / f"{name}.csv", table.to_csv(index=False))
-        _write(out / "settings.json", json.dumps(self.settings, indent=2, ensure_ascii=False))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+                write_whole(out / f"{name}.csv", table.to_csv(index=False))
+        write_whole(out / "settings.json", json.dumps(self.settings, indent=2, ensure_ascii=False))
 
 
 # --- Statistics over seeds --------------------------------------------------------------------

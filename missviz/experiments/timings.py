@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -32,12 +33,8 @@ def adapter_timings(
     A method without a rank has one row.
     """
     generator = generator_for("timings")
-    linear = linear_with(
-        *(
-            normal(shape, features**-0.5, generator).float()
-            for shape in ((features,) * 2, (features,))
-        )
-    )
+    shapes = ((features, features), (features,))
+    linear = linear_with(*(normal(shape, features**-0.5, generator).float() for shape in shapes))
     x = normal((batch, features), 1.0, generator).float()
     y = normal((batch, features), 1.0, generator).float()
     cases = [
@@ -45,12 +42,9 @@ def adapter_timings(
         for method in methods
         for rank, variant in _variants(method, ranks, features)
     ]
-    cores = torch.get_num_threads()
     init: dict[int, list[float]] = {case: [] for case in range(len(cases))}
     training: dict[int, list[float]] = {case: [] for case in range(len(cases))}
-    # Other cores would mostly wait for each other at such small operations.
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for repeat in range(repeats + 1):
             for case, (_, _, method) in enumerate(cases):
                 started = time.perf_counter()
@@ -60,8 +54,6 @@ def adapter_timings(
                 if repeat:  # the first is a warm-up
                     init[case].append(ready - started)
                     training[case].append(time.perf_counter() - ready)
-    finally:
-        torch.set_num_threads(cores)
     return pd.DataFrame(
         {
             "method": method.name,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from missviz.files import write_whole
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -71,9 +73,7 @@ def write_page(
         frames=json.dumps(packed, ensure_ascii=False).replace("<", "\\u003c"),
         sizes=json.dumps([len(options) for options in choices.values()]),
     )
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, page)
 
 
 def _control(name: str, options: Sequence[Any], value: Any) -> str:
