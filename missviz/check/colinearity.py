@@ -12,7 +12,7 @@ from missviz.adapters.base import linear_with
 from missviz.adapters.bat import Bat
 from missviz.analysis.shards import bat_cosine, shard_cosines
 from missviz.analysis.shards import mean_cosine as mean_of_pairs
-from missviz.check.feedback import Feedback, equal, unanswered
+from missviz.check.feedback import Feedback, equal, raised, unanswered
 from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
 
@@ -84,7 +84,7 @@ def mean_cosine(answer: Callable[[float, int], float] | float | EllipsisType | N
             return hint
         values = [float(value) for value in got]  # type: ignore[arg-type]
     except Exception as error:
-        return Feedback(False, f"Your answer raised {type(error).__name__}: {error}")
+        return raised(error, "Your answer")
 
     def is_(formula: Callable[[float, int], float]) -> bool:
         return all(
@@ -166,7 +166,7 @@ def bat_is_linear(answer: Callable[[Tensor, Tensor], Tensor] | EllipsisType | No
         got, left, right = f(A), f(2 * A - 3 * B), 2 * f(A) - 3 * f(B)
         at_zero = f(torch.zeros_like(A))
     except Exception as error:
-        return Feedback(False, f"Your function raised {type(error).__name__}: {error}")
+        return raised(error)
     if got.shape != W.shape:
         return Feedback(False, f"A block is b × b, here 3 × 3; yours is {tuple(got.shape)}.")
     difference = float((left - right).abs().max())

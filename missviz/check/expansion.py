@@ -36,10 +36,6 @@ def _cut(x: Tensor, rank: int) -> Tensor:
     return x[..., : x.shape[-1] // rank * rank]
 
 
-def _tiled_sums(x: Tensor, rank: int) -> Tensor:
-    return x.unflatten(-1, (-1, rank)).sum(-2)
-
-
 def _copies(x: Tensor, rank: int) -> Tensor:
     """How many places each column of D has."""
     return shard_matrix(x.shape[-1], rank, "tiled", x).sum(-1)
@@ -55,25 +51,25 @@ MISS_MISTAKES: dict[str, tuple[list[Callable[[Tensor, int], Tensor]], str]] = {
         "Tiled, places that lie r apart belong together: reshape to (g, r) and sum over the g.",
     ),
     TAIL: (
-        [lambda x, r: _tiled_sums(_cut(x, r), r)],
+        [lambda x, r: shard_sums(_cut(x, r), r, "tiled")],
         "The last shard is missing. 10 = 2 · 4 + 2: x₈ and x₉ meet columns 0 and 1 of D a third "
         "time. Pad x with zeros up to a multiple of r.",
     ),
     "mean instead of sum": (
         [
-            lambda x, r: _tiled_sums(_padded(x, r), r) / -(-x.shape[-1] // r),
-            lambda x, r: _tiled_sums(_padded(x, r), r) / _copies(x, r),
-            lambda x, r: _tiled_sums(_padded(x, r), r) / (x.shape[-1] / r),
+            lambda x, r: shard_sums(_padded(x, r), r, "tiled") / -(-x.shape[-1] // r),
+            lambda x, r: shard_sums(_padded(x, r), r, "tiled") / _copies(x, r),
+            lambda x, r: shard_sums(_padded(x, r), r, "tiled") / (x.shape[-1] / r),
         ],
         "You took the mean over the shards. ΔW holds whole copies of D, so S is the sum.",
     ),
     "x wraps around": (
-        [lambda x, r: _tiled_sums(_wrapped(x, r), r)],
+        [lambda x, r: shard_sums(_wrapped(x, r), r, "tiled")],
         "The short last shard was filled up with the beginning of x, as MoRA does. Here it is "
         "filled up with zeros: ΔW has only k columns.",
     ),
     "zeros in front": (
-        [lambda x, r: _tiled_sums(_in_front(x, r), r)],
+        [lambda x, r: shard_sums(_in_front(x, r), r, "tiled")],
         "The zeros stand in front, which moves every x to another column of D. They belong at the "
         "end: pad(x, (0, n)).",
     ),
@@ -140,7 +136,7 @@ def _raised(
         got = torch.as_tensor(answer(easy.clone(), D.clone()), dtype=torch.float64)
     except Exception:
         got = torch.empty(0)
-    if not equal(got, _tiled_sums(easy, D.shape[1]) @ D.mT):
+    if not equal(got, shard_sums(easy, D.shape[1], "tiled") @ D.mT):
         recognised = _wrong(got, easy, D)
         if recognised.misconception:
             return recognised
@@ -248,7 +244,7 @@ INPUT_MISTAKES: dict[str, tuple[list[Callable[[Tensor], Tensor]], str]] = {
         "the second of each, and so on.",
     ),
     "tail forgotten": (
-        [lambda x: _tiled_sums(_cut(x, RANK), RANK)],
+        [lambda x: shard_sums(_cut(x, RANK), RANK, "tiled")],
         "The first eight places cancel, but x₈ and x₉ meet columns 0 and 1 of D too.",
     ),
     "sums to 0 only overall": (

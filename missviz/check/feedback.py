@@ -29,3 +29,8 @@ def unanswered(answer: object) -> bool:
 def equal(left: Tensor, right: Tensor) -> bool:
     """Whether two results are the same up to rounding."""
     return left.shape == right.shape and torch.allclose(left, right, rtol=1e-6, atol=1e-9)
+
+
+def raised(error: Exception, what: str = "Your function") -> Feedback:
+    """What to say of an answer that raises."""
+    return Feedback(False, f"{what} raised {type(error).__name__}: {error}")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import EllipsisType
 from typing import Any
 
-from missviz.check.feedback import Feedback, unanswered
+from missviz.check.feedback import Feedback, raised, unanswered
 
 Numbers = dict[str, tuple[Callable[..., float], str]]
 
@@ -135,7 +135,7 @@ def _judge(
                 return Feedback(None, f"Fill in `{name}`, and run again.")
             found.append([float(value) for value in values])
         except Exception as error:
-            return Feedback(False, f"`{name}` raised {type(error).__name__}: {error}")
+            return raised(error, f"`{name}`")
         if len(values) != len(right):
             return Feedback(False, f"`{name}` must return two rates: with SGD, with Adam.")
     for place, wanted in enumerate(right):

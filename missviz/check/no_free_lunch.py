@@ -10,7 +10,7 @@ from missviz.adapters.base import Method
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.analysis.reach import reach
-from missviz.check.feedback import Feedback, unanswered
+from missviz.check.feedback import Feedback, raised, unanswered
 from missviz.experiments.no_free_lunch import no_free_lunch
 from missviz.experiments.tasks import WIDTH
 from missviz.randomness import generator_for
@@ -38,7 +38,7 @@ def task_won_by_block_miss(
     try:
         update = target(torch.eye(WIDTH, dtype=torch.float64), generator_for("check target"))
     except Exception as error:
-        return Feedback(False, f"Your function raised {type(error).__name__}: {error}")
+        return raised(error)
     if unanswered(update):
         return hint
     if not isinstance(update, Tensor) or update.shape != (WIDTH, WIDTH):

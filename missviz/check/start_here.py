@@ -7,7 +7,7 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-from missviz.check.feedback import Feedback, equal, unanswered
+from missviz.check.feedback import Feedback, equal, raised, unanswered
 from missviz.randomness import generator_for, normal
 
 LORA_MISTAKES: dict[str, tuple[Callable[[Tensor, Tensor, float, int], Tensor], str]] = {
@@ -65,7 +65,7 @@ def lora_delta(answer: Callable[[Tensor, Tensor, float], Tensor] | EllipsisType 
                 return hint
             got = torch.as_tensor(got, dtype=torch.float64)
         except Exception as error:
-            return Feedback(False, f"Your function raised {type(error).__name__}: {error}")
+            return raised(error)
         if equal(got, alpha / rank * (B @ A)):
             continue
         for key, (mistake, message) in LORA_MISTAKES.items():

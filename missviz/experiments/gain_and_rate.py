@@ -18,6 +18,7 @@ from torch.nn.functional import mse_loss
 from missviz.adapters import validation
 from missviz.adapters.base import linear_with
 from missviz.adapters.lora import LoRA
+from missviz.experiments.ensemble import Adam
 from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 
@@ -28,8 +29,6 @@ RUN_RANK, STEPS = 8, 60
 SHARE_OF_STABLE = 1 / 32
 """SGD's rate at gain 1, as a share of the largest with which it doesn't diverge."""
 ADAM_RATE = 0.004
-ADAM_EPS = 1e-8
-"""torch's default."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +117,17 @@ def gain_runs(
     )
     B = torch.zeros(len(members), *best.shape, dtype=torch.float64)
     start = (best @ H * best).sum()
-    first_moment, second_moment = torch.zeros_like(B), torch.zeros_like(B)
+    adam = Adam([B], rates)
     losses = []
-    for step in range(1, STEPS + 2):
+    for _ in range(STEPS + 1):
         missed = gain_of * B - best
         bent = missed @ H
         losses.append((missed * bent).sum(dim=(-2, -1)) / start)
         gradient = 2 / SIZE * gain_of * bent
         if optimiser == "SGD":
-            B = B - rate_of * gradient
+            B -= rate_of * gradient
         else:
-            # Adam, written down: constructing torch's costs more than all runs together.
-            first_moment = torch.lerp(gradient, first_moment, 0.9)
-            second_moment = torch.lerp(gradient.square(), second_moment, 0.999)
-            unbiased = first_moment / (1 - 0.9**step)
-            size = (second_moment / (1 - 0.999**step)).sqrt()
-            B = B - rate_of * unbiased / (size + ADAM_EPS)
+            adam.step([gradient])
     table = torch.stack(losses).mT
     return pd.DataFrame(
         [
