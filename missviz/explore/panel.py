@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -26,6 +27,8 @@ from missviz.style import look
 MOST_CONTROLS = 3
 MOST_FRAMES = 256
 """Frames kept for going back, or written into one page: about 50 kB each."""
+QUIET = 0.12
+"""Seconds without a key after which frames are drawn ahead: the browser shows its own first."""
 PAUSE = 0.02
 """Seconds between two frames drawn ahead, for the kernel to hear of a key."""
 
@@ -251,9 +254,9 @@ class Panel(widgets.VBox):
     def _moved(self, _: object) -> None:
         if not self._quiet:
             self._draw()
-            self._draw_ahead()
+            self._draw_ahead(QUIET)
 
-    def _draw_ahead(self) -> None:
+    def _draw_ahead(self, pause: float) -> None:
         """While nobody waits, draw what the next arrow key may ask for, one frame at a time."""
         try:
             loop = asyncio.get_running_loop()
@@ -265,13 +268,13 @@ class Panel(widgets.VBox):
             values for values in self._neighbours() if self._key_of(values) not in self._frames
         ]
         if missing:
-            self._ahead = loop.call_later(PAUSE, self._draw_one_ahead, missing[0])
+            self._ahead = loop.call_later(pause, self._draw_one_ahead, missing[0])
 
     def _draw_one_ahead(self, values: Mapping[str, Any]) -> None:
         # What fails here fails again, in view, once somebody asks for it.
         with suppress(Exception):
             self._keep_frame(values)
-            self._draw_ahead()
+            self._draw_ahead(PAUSE)
 
     def _neighbours(self) -> Iterator[dict[str, Any]]:
         for name, options in self._choices.items():
@@ -338,9 +341,14 @@ class Panel(widgets.VBox):
         return {**bundle, "image/png": picture, "text/plain": self.summary}
 
 
-def _slider(name: str, options: Sequence[Any], value: Any) -> widgets.SelectionSlider:
+class _Slider(widgets.SelectionSlider):
+    # An echo would reach the browser before the picture and cost it a few milliseconds.
+    index = traitlets.Int().tag(sync=True, echo_update=False)
+
+
+def _slider(name: str, options: Sequence[Any], value: Any) -> _Slider:
     # For words too: JupyterLab keeps the arrow keys of menus and of buttons for itself.
-    return widgets.SelectionSlider(
+    return _Slider(
         options=list(options),
         value=value,
         description=name.replace("_", " "),
