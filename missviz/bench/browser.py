@@ -171,18 +171,21 @@ def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
 class Notebook:
     """A notebook in that browser, run once; cells are those given, from 0 on."""
 
-    def __init__(self, page: Any, lab: str, folder: Path, cells: list[str]) -> None:
+    def __init__(
+        self, page: Any, lab: str, folder: Path, cells: list[str], name: str = "panels"
+    ) -> None:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
         # Without it JupyterLab asks which kernel to take.
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-        nbformat.write(notebook, folder / "panels.ipynb")
+        nbformat.write(notebook, folder / f"{name}.ipynb")
         self.page = page
         self.errors: list[str] = []
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.add_init_script(_WATCH)
         address, _, token = lab.partition("?")
-        page.goto(f"{address}/tree/panels.ipynb?{token}")
+        # Reset: without the notebooks that an earlier page had open.
+        page.goto(f"{address}/tree/{name}.ipynb?{token}&reset")
         page.wait_for_selector(".jp-Notebook", timeout=60_000)
         page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.isReady",

@@ -1,8 +1,8 @@
 """Panels against the same figures through `ipywidgets.interact`, in a real JupyterLab.
 
-Both take the same walk through their controls, key by key in turns, in one notebook, with a look at
-each picture. What is measured is the time from the key press to the frame in which other pixels are
-on the screen.
+Both take the same walk through their controls, key by key in turns, in a notebook of their own,
+with a look at each picture. What is measured is the time from the key press to the frame in which
+other pixels are on the screen.
 """
 
 import random
@@ -49,19 +49,14 @@ Walk = list[tuple[int, str, bool]]
 
 def compare(names: Sequence[str] = PANELS, presses: int = 30) -> dict[str, Any]:
     """Latencies of every panel and of its peer, in milliseconds."""
-    cells = [SETUP]
-    for name in names:
-        cells += [PANEL.format(name=name), INTERACT.format(name=name)]
-    rows = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        jupyterlab(Path(folder)) as lab,
-        browser_page() as page,
-    ):
-        notebook = Notebook(page, lab, Path(folder), cells)
-        for number, name in enumerate(names):
-            rows.append({"panel": name, **_measure(notebook, 1 + 2 * number, name, presses)})
-        errors = notebook.errors
+    rows, errors = [], []
+    with tempfile.TemporaryDirectory() as folder, jupyterlab(Path(folder)) as lab:
+        for name in names:
+            cells = [SETUP, PANEL.format(name=name), INTERACT.format(name=name)]
+            with browser_page() as page:
+                notebook = Notebook(page, lab, Path(folder), cells, name)
+                rows.append({"panel": name, **_measure(notebook, name, presses)})
+            errors += notebook.errors
     return {
         "part": "panels",
         "presses": presses,
@@ -92,9 +87,9 @@ def walk(choices: dict[str, list[Any]], values: dict[str, Any], presses: int) ->
     return steps
 
 
-def _measure(notebook: Notebook, cell: int, name: str, presses: int) -> dict[str, Any]:
+def _measure(notebook: Notebook, name: str, presses: int) -> dict[str, Any]:
     panel = getattr(mv.explore, name)()
-    sides = (cell, cell + 1)
+    sides = (1, 2)
     for side in sides:
         notebook.wait_for_picture(side)
     controls = [notebook.controls(side) for side in sides]
