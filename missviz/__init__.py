@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from missviz.adapters.lora import BigLoRA, LoRA
     from missviz.adapters.miss import Bone, MiSS
     from missviz.adapters.pissa import PiSSA
+    from missviz.adapters.training import after_step, param_groups, penalty
     from missviz.analysis.gradients import initial_gradient_norms
     from missviz.analysis.reach import reach
     from missviz.analysis.spectra import spectrum
@@ -44,6 +45,9 @@ _HOME = {
     "attach": "adapters.attach",
     "merge": "adapters.attach",
     "detach": "adapters.attach",
+    "param_groups": "adapters.training",
+    "penalty": "adapters.training",
+    "after_step": "adapters.training",
     "spectrum": "analysis.spectra",
     "reach": "analysis.reach",
     "initial_gradient_norms": "analysis.gradients",
@@ -66,6 +70,7 @@ __all__ = [
     "MiSS",
     "PiSSA",
     "Update",
+    "after_step",
     "attach",
     "check",
     "detach",
@@ -76,6 +81,8 @@ __all__ = [
     "initial_gradient_norms",
     "lecture",
     "merge",
+    "param_groups",
+    "penalty",
     "predict",
     "reach",
     "spectrum",

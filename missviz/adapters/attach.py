@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter, Method, linear_with, share_frozen
+from missviz.adapters.full import FrozenFineTuning
 from missviz.randomness import generator_for
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -24,6 +25,7 @@ def attach(
     *,
     seed: int = 0,
     trainable: Targets = (),
+    calibration: Callable[[ModelT], Tensor] | None = None,
 ) -> ModelT:
     """A copy of `model` with `method` on the linear layers that `targets` names.
 
@@ -42,10 +44,13 @@ def attach(
             matters.
         trainable: names (as in `targets`) of modules or parameters without an adapter, to train
             as they are. They get memory of their own.
+        calibration: model → loss on a batch, for methods that start from the gradient (LoRA-GA):
+            `lambda model: cross_entropy(model(x), y)`. It is called once.
 
     Raises:
         TypeError: `method` is no Method, or a name in `targets` is not a linear layer.
-        ValueError: nothing matches, or a matching layer already has an adapter.
+        ValueError: nothing matches, a matching layer already has an adapter, or `calibration` is
+            missing or not wanted.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r} is not an nn.Module")
@@ -56,15 +61,50 @@ def attach(
     names = _matching_layers(model, targets)
     for name in names:
         _named(name, method.check_layer, model.get_submodule(name))
+    gradients = _weight_gradients(model, method, names, calibration)
     attached = share_frozen(model)
     layers = {name: attached.get_submodule(name) for name in names}
     _train_copies(attached, trainable, set(layers.values()))
+    unique = cast("list[nn.Linear]", list(dict.fromkeys(layers.values())))
+    shared = method.shared(unique, generator_for(seed, "shared"))
     adapters: dict[nn.Module, nn.Module] = {}
     for name, layer in layers.items():
         if layer not in adapters:
-            adapter = _named(name, method.adapter, layer, generator_for(seed, name))
+            generator, gradient = generator_for(seed, name), gradients.get(name)
+            adapter = _named(name, method.bind, layer, generator, shared, gradient)
             adapters[layer] = adapter.train(layer.training)
     return _replace(attached, adapters)
+
+
+def _weight_gradients(
+    model: ModelT,
+    method: Method,
+    names: list[str],
+    calibration: Callable[[ModelT], Tensor] | None,
+) -> dict[str, Tensor]:
+    """∂L/∂W₀ of each layer, where the method wants it."""
+    if not method.needs_gradient:
+        if calibration is not None:
+            raise ValueError(f"calibration: {method.name} does not start from the gradient")
+        return {}
+    if calibration is None:
+        raise ValueError(
+            f"{method.name} starts from the gradient: attach(..., calibration=loss), a function "
+            "from the model to its loss on a batch"
+        )
+    # y = (W₀ + M) x at M = 0: the gradient of M is that of W₀, and W₀ stays out of it.
+    probe = attach(model, FrozenFineTuning(), names)
+    with torch.enable_grad():
+        loss = calibration(probe)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise ValueError("calibration does not return one loss that depends on the adapted layers")
+    places = {name: probe.get_submodule(name) for name in names}
+    trained = [next(p for p in place.parameters() if p.requires_grad) for place in places.values()]
+    found = torch.autograd.grad(loss, trained, allow_unused=True)
+    for name, gradient in zip(names, found, strict=True):
+        if gradient is None:
+            raise ValueError(f"{name or 'the model'}: calibration's loss does not depend on it")
+    return dict(zip(names, found, strict=True))
 
 
 def _named(name: str, work: Callable[..., Result], *arguments: object) -> Result:

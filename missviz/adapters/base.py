@@ -6,6 +6,7 @@ W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW)
 
 import abc
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -78,6 +79,10 @@ class Method(abc.ABC):
     `missviz.testing.check_method` then holds it to the contract that every method here keeps.
     """
 
+    needs_gradient: ClassVar[bool] = False
+    """Whether the start depends on ∂L/∂W₀: `on` then wants `gradient`, `attach` `calibration`, and
+    `adapter` takes an argument `gradient`."""
+
     @property
     @abc.abstractmethod
     def name(self) -> str:
@@ -93,7 +98,19 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "Adapter":
-        """The adapter on `base`, already frozen and checked; `on` is what users call."""
+        """The adapter on `base`, already frozen and checked; `on` is what users call.
+
+        Where `shared` gives something, that comes along as an argument `shared`.
+        """
+
+    def shared(self, layers: Sequence[nn.Linear], generator: torch.Generator) -> Any:
+        """What these layers share, such as a pool: `attach` makes it once for all of them, `on` for
+        its one layer. None, the default: nothing."""
+        return None
+
+    def after_step(self, adapters: Sequence["Adapter"], step: int) -> None:  # noqa: B027 (optional)
+        """Called after optimiser step `step` = 1, 2, … with all adapters of this method in a model,
+        gradients still there (`missviz.after_step`)."""
 
     def with_rank(self, rank: int) -> "Method":
         """The same method at another rank (Bat: block size); itself where it has none."""
@@ -105,22 +122,53 @@ class Method(abc.ABC):
     def check_shape(self, out_features: int, in_features: int) -> None:  # noqa: B027 (optional)
         """Raise ValueError where the method does not fit a layer of this shape."""
 
-    def on(self, linear: nn.Linear, *, generator: torch.Generator | None = None) -> "Adapter":
+    def on(
+        self,
+        linear: nn.Linear,
+        *,
+        generator: torch.Generator | None = None,
+        gradient: Float[Tensor, "out in_"] | None = None,
+    ) -> "Adapter":
         """Bind the method to one layer; `linear` itself stays as it is.
 
         Args:
             linear: the layer with W₀ (out, in). Its tensors are shared, not copied.
             generator: source of every random draw; None means a fresh one with a fixed seed, so
                 that two calls give the same adapter. The global RNG is never used.
+            gradient: ∂L/∂W₀ (out, in), for methods that start from it (`needs_gradient`).
 
         Raises:
             TypeError: `linear` is not an nn.Linear with floating-point weights.
-            ValueError: its weights are empty, or the method does not fit its shape.
+            ValueError: its weights are empty, the method does not fit its shape, or `gradient` is
+                missing, not wanted, of another shape, or holds NaN or infinity.
         """
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator={generator!r} is not a torch.Generator")
         self.check_layer(linear)
-        return self.adapter(share_frozen(linear), generator or generator_for("on"))
+        base, generator = share_frozen(linear), generator or generator_for("on")
+        return self.bind(base, generator, self.shared([base], generator), gradient)
+
+    def bind(
+        self,
+        base: nn.Linear,
+        generator: torch.Generator,
+        shared: Any,
+        gradient: Float[Tensor, "out in_"] | None,
+    ) -> "Adapter":
+        """The adapter with what it needs beside its layer; `on` and `attach` come here."""
+        given: dict[str, Any] = {} if shared is None else {"shared": shared}
+        if self.needs_gradient:
+            if gradient is None:
+                raise ValueError(
+                    f"{self.name} starts from the gradient: method.on(linear, gradient=G), or "
+                    "missviz.attach(model, method, calibration=loss)"
+                )
+            validation.tensor_of_shape("gradient", gradient, tuple(base.weight.shape))
+            validation.finite("gradient", gradient)
+            given["gradient"] = gradient.detach()
+        elif gradient is not None:
+            raise ValueError(f"gradient: {self.name} does not start from the gradient")
+        return self.adapter(base, generator, **given)
 
     def check_layer(self, linear: nn.Linear) -> None:
         """Raise what `on` raises, without making an adapter."""
@@ -200,6 +248,14 @@ class Adapter(nn.Module, Update):
         if base_output is None:
             return apply_linear(x, self.weight, self.bias)
         return base_output + x @ self.delta().mT
+
+    def penalty(self) -> Float[Tensor, "*member"]:
+        """What this method adds to the loss; 0 for most (`missviz.penalty` sums over a model)."""
+        return self.base.weight.new_zeros(self.base.weight.shape[:-2])
+
+    def rate_multiplier(self, parameter: str) -> float:
+        """Factor on the learning rate of one of its parameters, by name (LoRA+)."""
+        return 1.0
 
     @property
     def weight(self) -> Float[Tensor, "*member out in_"]:

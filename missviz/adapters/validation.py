@@ -84,3 +84,11 @@ def finite(name: str, values: torch.Tensor) -> None:
     bad = int((~torch.isfinite(values)).sum())
     if bad:
         raise ValueError(f"{name} has {bad} values that are NaN or infinite of {values.numel()}")
+
+
+def tensor_of_shape(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """TypeError unless `value` is a floating-point tensor, ValueError unless of this shape."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name} is not a tensor of floating-point numbers")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {shape}")

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, apply_linear
+from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.training import after_step, penalty
 
 Item = TypeVar("Item")
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -64,7 +65,8 @@ class Ensemble:
         engine: "auto" is "native" where the model class says `stackable = True` and so does every
             adapter in it, else "vmap".
 
-    Raises ValueError where "native" is asked for and is not possible.
+    Raises ValueError where "native" is asked for and is not possible, or a method asks for more
+    than a gradient step (`penalty`, `after_step`), which "vmap" does not give.
     """
 
     def __init__(self, models: Sequence[nn.Module], engine: Engine = "auto") -> None:
@@ -80,11 +82,32 @@ class Ensemble:
         self._model = models[0]
         if self.engine == "native":
             self._model = stacked_model(models[0], self.parameters | self.buffers)
+        elif asking := [adapter.method.name for adapter in self._adapters if asks_more(adapter)]:
+            raise ValueError(
+                f'{asking[0]} needs engine="native", for its penalty or its after_step'
+            )
+        self.rate_multipliers = _rate_multipliers(models[0])
 
     @property
     def trained(self) -> list[Tensor]:
         """The stacked parameters that training changes, each (member, ...)."""
         return [tensor for tensor in self.parameters.values() if tensor.requires_grad]
+
+    @property
+    def _adapters(self) -> list[Adapter]:
+        return [module for module in self._model.modules() if isinstance(module, Adapter)]
+
+    def penalty(self) -> Float[Tensor, " member"] | None:
+        """What methods add to each member's loss; None where that is nothing."""
+        return penalty(self._model) if any(map(asks_more, self._adapters)) else None
+
+    def after_step(self, step: int, gradients: Sequence[Tensor]) -> None:
+        """Let methods act after a step, with the gradients that it went along."""
+        if not any(map(asks_more, self._adapters)):
+            return
+        for tensor, gradient in zip(self.trained, gradients, strict=True):
+            tensor.grad = gradient
+        after_step(self._model, step)
 
     @property
     def num_parameters(self) -> int:
@@ -122,6 +145,24 @@ class Ensemble:
         }
         single.load_state_dict(state)
         return single
+
+
+def asks_more(adapter: Adapter) -> bool:
+    """Whether this adapter's method asks for more than a gradient step."""
+    return (
+        type(adapter).penalty is not Adapter.penalty
+        or type(adapter.method).after_step is not Method.after_step
+    )
+
+
+def _rate_multipliers(model: nn.Module) -> list[float]:
+    """Of each trained parameter, in order."""
+    return [
+        owner.rate_multiplier(name.rpartition(".")[2]) if isinstance(owner, Adapter) else 1.0
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        for owner in [model.get_submodule(name.rpartition(".")[0])]
+    ]
 
 
 def is_stackable(model: nn.Module) -> bool:
@@ -196,7 +237,7 @@ def train(
         split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64, device=trained[0].device)
         for split in splits
     }
-    optimiser = Adam(trained, learning_rates)
+    optimiser = Adam(trained, learning_rates, ensemble.rate_multipliers)
 
     def error(split: str) -> tuple[Tensor, Tensor]:
         x, y = splits[split]
@@ -215,7 +256,12 @@ def train(
             break
         # d(mean squared error)/d(prediction), per member; written down, it saves four passes.
         direction = missed * (2 / missed[0].numel())
-        optimiser.step(torch.autograd.grad(prediction, trained, direction))
+        outputs, directions = [prediction], [direction]
+        if (penalty := ensemble.penalty()) is not None:
+            outputs, directions = [prediction, penalty], [direction, torch.ones_like(penalty)]
+        gradients = torch.autograd.grad(outputs, trained, directions)
+        optimiser.step(gradients)
+        ensemble.after_step(step + 1, gradients)
     return Trained(
         {split: table.T.cpu().numpy() for split, table in losses.items()},
         time.perf_counter() - started,
@@ -231,32 +277,36 @@ class Adam:
     Args:
         trained: tensors (member, ...), changed in place.
         learning_rates: one per member, members of one rate side by side.
+        multipliers: factor on the rate of each tensor; None means 1.
     """
 
-    def __init__(self, trained: Sequence[Tensor], learning_rates: Sequence[float]) -> None:
-        self._groups: list[tuple[float, slice, dict[str, Any]]] = []
+    def __init__(
+        self,
+        trained: Sequence[Tensor],
+        learning_rates: Sequence[float],
+        multipliers: Sequence[float] | None = None,
+    ) -> None:
+        self._groups: list[tuple[float, slice, list[int], dict[str, Any]]] = []
+        places: dict[float, list[int]] = {}
+        for place, factor in enumerate(multipliers or [1.0] * len(trained)):
+            places.setdefault(factor, []).append(place)
         start = 0
         for rate, same in itertools.groupby(learning_rates):
             members = slice(start, start + len(list(same)))
             start = members.stop
-            # Slices in the same memory.
-            params = [tensor.detach()[members] for tensor in trained]
-            state = {
-                "params": params,
-                "exp_avgs": [torch.zeros_like(part) for part in params],
-                "exp_avg_sqs": [torch.zeros_like(part) for part in params],
-                "state_steps": [torch.zeros((), device=part.device) for part in params],
-            }
-            self._groups.append((rate, members, state))
+            for factor, which in places.items():
+                # Slices in the same memory.
+                params = [trained[place].detach()[members] for place in which]
+                self._groups.append((rate * factor, members, which, _fresh_state(params)))
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step against `gradients`, shaped as the tensors."""
-        for rate, members, state in self._groups:
+        for rate, members, which, state in self._groups:
             adam(
                 **state,
                 # Fused Adam on the CPU walks raw memory; a transposed gradient would be misread.
-                grads=[gradient[members].contiguous() for gradient in gradients],
+                grads=[gradients[place][members].contiguous() for place in which],
                 max_exp_avg_sqs=[],
                 fused=True,
                 amsgrad=False,
@@ -267,3 +317,12 @@ class Adam:
                 eps=1e-8,
                 maximize=False,
             )
+
+
+def _fresh_state(params: list[Tensor]) -> dict[str, Any]:
+    return {
+        "params": params,
+        "exp_avgs": [torch.zeros_like(part) for part in params],
+        "exp_avg_sqs": [torch.zeros_like(part) for part in params],
+        "state_steps": [torch.zeros((), device=part.device) for part in params],
+    }
