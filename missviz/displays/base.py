@@ -41,7 +41,7 @@ class Display:
 
     def update(self, other: Any) -> None:
         """Show another display's data. Unless a display knows better, it is drawn anew."""
-        self.__dict__ = other.plot().__dict__
+        self.__dict__ = plotted(other).__dict__
 
     def reveal(self, shown: bool = True) -> Self:
         """Show the outcome, or hide it; axes, limits and what is given stay."""
@@ -73,7 +73,7 @@ class Display:
 
     def save(self, path: str | Path) -> None:
         """Write the picture; the ending (.svg, .png, .pdf) says how."""
-        self.figure_.savefig(path)
+        save_figure(self.figure_, path)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if not hasattr(self, "figure_"):
@@ -85,3 +85,19 @@ class Display:
             {"image/png": picture.getvalue(), "text/plain": words},
             {"image/png": {"alt": words}},
         )
+
+
+def plotted(display: Display) -> Display:
+    """`display` after its `plot`, whatever that returns; TypeError where it keeps no figure."""
+    display.plot()
+    if not isinstance(getattr(display, "figure_", None), Figure):
+        kind = type(display).__name__
+        raise TypeError(f"{kind}.plot() left no matplotlib Figure in self.figure_")
+    return display
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write `figure`; ValueError where `path` names no file: matplotlib would write ".png"."""
+    if not Path(path).name:
+        raise ValueError(f"path={str(path)!r} names no file; give one such as 'slide.svg'")
+    figure.savefig(path)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from missviz.adapters import validation
 from missviz.adapters.base import Method
-from missviz.displays.base import HIDDEN, Display
+from missviz.displays.base import HIDDEN, Display, plotted
 from missviz.explore.frames import Frames
 from missviz.explore.page import write_page
 from missviz.style import look
@@ -81,8 +81,7 @@ class Panel(widgets.VBox):
         self._frames: OrderedDict[tuple[Any, ...], tuple[bytes, str]] = OrderedDict()
         self._picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
         self._text = widgets.HTML()
-        self._display = compute(**values)
-        self._display.plot()
+        self._display = plotted(compute(**values))
         self._painter = Frames(self._display.figure_)
         self._quiet = False
         self._ahead: asyncio.TimerHandle | None = None
@@ -163,7 +162,7 @@ class Panel(widgets.VBox):
     def drawn(self, **values: Any) -> Display:
         """The picture at these values as a display of its own, drawn directly."""
         with rc_context(self._look):
-            return self._dressed(self._compute(**{**self.values, **self._checked(values)}).plot())
+            return self._dressed(plotted(self._compute(**{**self.values, **self._checked(values)})))
 
     def reveal(self) -> "Panel":
         """Show the outcome that `reveal=False` hid. Returns the panel."""
@@ -188,7 +187,7 @@ class Panel(widgets.VBox):
 
     def save(self, path: str | Path, **values: Any) -> None:
         """Write the present picture, or the one at other values; the ending says the format."""
-        self.drawn(**values).figure_.savefig(path)
+        self.drawn(**values).save(path)
 
     def save_steps(
         self, folder: str | Path, *, suffix: str = "svg", **steps: Iterable[Any]

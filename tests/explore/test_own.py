@@ -93,3 +93,28 @@ def test_its_outcome_can_be_hidden() -> None:
 def test_bad_input(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+class Silent(Heights):
+    """As a lecturer may write it: `plot` returns nothing."""
+
+    def plot(self) -> None:  # type: ignore[override]
+        super().plot()
+
+
+class Blank(Heights):
+    def plot(self) -> None:  # type: ignore[override]
+        pass
+
+
+def test_what_plot_returns_does_not_matter_but_that_it_draws_does() -> None:
+    panel = mv.explore.panel(Silent, count=[3, 5], sign=["+"])
+    assert panel.set(count=5).picture == mv.explore.panel(Heights, count=[5], sign=["+"]).picture
+    assert panel.drawn(count=3).figure_.axes
+    with pytest.raises(TypeError, match=r"Blank.plot\(\) left no matplotlib Figure"):
+        mv.explore.panel(Blank, count=[3], sign=["+"])
+
+
+def test_a_picture_needs_a_file_name() -> None:
+    with pytest.raises(ValueError, match="path='' names no file"):
+        mv.explore.panel(Heights, count=[3], sign=["+"]).save("")
