@@ -27,6 +27,15 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK, BLACK = (
     "#CC79A7",
     "#000000",
 )
+# More of them, as far from those and from each other as they can be with and without deficiency.
+VIOLET, LIME, LILAC, BRICK, SAGE, CRIMSON = (
+    "#664DFF",
+    "#99CC66",
+    "#8080FF",
+    "#CC4D33",
+    "#99CC99",
+    "#CC334D",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,12 @@ _DASHES: dict[str, Any] = {
     "dashdotdot": (0, (5, 1, 1, 1, 1, 1)),
     "wide dots": (0, (1, 3)),
     "long-short": (0, (9, 2, 3, 2)),
+    "very long": (0, (14, 3)),
+    "long-dots": (0, (9, 1, 1, 1, 1, 1, 1, 1)),
+    "pairs": (0, (3, 1, 3, 4)),
+    "short-dots": (0, (3, 1, 1, 1, 1, 1, 1, 1)),
+    "triples": (0, (2, 1, 2, 1, 2, 4)),
+    "wide": (0, (5, 5)),
 }
 
 _BY_PREFIX = {
@@ -69,6 +84,18 @@ _BY_PREFIX = {
     "fixed orthogonal": MethodStyle(ORANGE, "v", _DASHES["dashdotdot"]),
     "fixed columns": MethodStyle(SKY, (4, 1, 45), _DASHES["long-short"]),
     "fixed gaussian": MethodStyle(YELLOW, (6, 1, 0), _DASHES["dashdot"]),
+    "DoRA": MethodStyle(VIOLET, (5, 0, 36), _DASHES["very long"]),
+    "VeRA": MethodStyle(LIME, (8, 1, 0), _DASHES["long-dots"]),
+    "AdaLoRA": MethodStyle(LILAC, (3, 1, 0), _DASHES["pairs"]),
+    "ProLoRA": MethodStyle(SAGE, (7, 0, 0), _DASHES["short-dots"]),
+    "MoS": MethodStyle(CRIMSON, (3, 1, 180), _DASHES["triples"]),
+    "MoRA": MethodStyle(BRICK, (10, 1, 0), _DASHES["wide"]),
+    "LoHa": MethodStyle(VIOLET, (5, 1, 36), _DASHES["short-dots"]),
+    "OLoRA": MethodStyle(GREEN, (4, 0, 22.5), _DASHES["pairs"]),
+    "LoRA-GA": MethodStyle(GREEN, (3, 0, 20), _DASHES["wide"]),
+    "LoRA+": MethodStyle(BLUE, "x", _DASHES["triples"]),
+    "S2FT": MethodStyle(SKY, (6, 1, 30), _DASHES["very long"]),
+    "DiSHA": MethodStyle(ORANGE, (9, 0, 0), _DASHES["long-dots"]),
 }
 _OTHERS = [
     MethodStyle(color, marker, dash)
