@@ -1,0 +1,134 @@
+"""What a method costs on one layer: numbers trained, arithmetic, and bytes kept for the backward
+pass; counted while it runs, beside the formulas that the MiSS paper gives (Tables 2 and 3)."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.randomness import generator_for, normal
+
+Formula = Callable[[int, int, int], int]
+"""(d, k, r) → a count."""
+
+PUBLISHED: dict[str, tuple[Formula, Formula]] = {
+    "full fine-tuning": (lambda d, k, r: d * k, lambda d, k, r: d * k),
+    "LoRA": (lambda d, k, r: (d + k) * r, lambda d, k, r: (d + k) * r),
+    "LoRA-FA": (lambda d, k, r: d * r, lambda d, k, r: (d + k) * r),
+    "AdaLoRA": (lambda d, k, r: (d + k) * r + r * r, lambda d, k, r: (d + k + r) * r),
+    "LoHa": (lambda d, k, r: 2 * (d + k) * r, lambda d, k, r: 2 * r * (d + k)),
+    "VeRA": (lambda d, k, r: d + r, lambda d, k, r: (d + k) * r + r + d),
+    "MiSS": (lambda d, k, r: d * r, lambda d, k, r: k + d * r),
+}
+"""MiSS (arXiv 2409.15371v12) Table 2: trained numbers, and multiply-adds per token, by the first word
+of a method's name. The paper writes FLOPs with O(…): up to a constant."""
+
+
+def cost(
+    methods: Sequence[Method],
+    out_features: int = 1024,
+    in_features: int = 1024,
+    tokens: int = 256,
+    dtype: torch.dtype = torch.float32,
+) -> pd.DataFrame:
+    """Count one training step of each method on one layer, in the middle of a network.
+
+    The layer's input asks for a gradient, as below the first layer of a network it does. Nothing is
+    timed (`missviz bench adapters` does that).
+
+    Args:
+        methods: any; their `forward` is what runs.
+        out_features, in_features: the layer's shape, d and k.
+        tokens: rows of the input, n.
+        dtype: of weights and input.
+
+    Returns one row per method, and one for the frozen layer alone (method "frozen layer"):
+        num_parameters: trained numbers.
+        forward_flops, backward_flops: of matrix products and convolutions, two per multiply-add
+            (`torch.utils.flop_counter`); additions by themselves, such as MiSS's block sums, are
+            not counted.
+        extra_forward_flops, extra_backward_flops: beyond the frozen layer's.
+        kept_bytes: of tensors that autograd keeps for the backward pass, each storage once, and
+            without parameters, buffers and what the frozen layer keeps.
+        published_parameters, published_flops: Table 2's formula (two FLOPs per multiply-add, times
+            tokens); missing where the paper has none.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+    """
+    if isinstance(methods, Method) or not isinstance(methods, Iterable):
+        raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(64)]")
+    methods = list(methods)
+    for method in methods:
+        if not isinstance(method, Method):
+            raise TypeError(f"methods has {method!r}, which is no missviz method")
+    sizes = {"out_features": out_features, "in_features": in_features, "tokens": tokens}
+    for name, size in sizes.items():
+        validation.positive_int(name, size)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype={dtype!r} is not a floating-point dtype")
+    weight = normal((out_features, in_features), in_features**-0.5, generator_for("cost"))
+    linear = linear_with(weight.to(dtype))
+    x = normal((tokens, in_features), 1.0, generator_for("cost", "x")).to(dtype)
+    frozen = _counted(linear_with(linear.weight.detach()).requires_grad_(False), x)
+    rows: list[dict[str, Any]] = [{"method": "frozen layer", "num_parameters": 0, **frozen}]
+    for method in methods:
+        gradient = linear.weight.detach() if method.needs_gradient else None
+        adapter = method.on(linear, gradient=gradient)
+        published = PUBLISHED.get(_family(method))
+        shape = out_features, in_features, getattr(method, "rank", 0)
+        rows.append(
+            {
+                "method": method.name,
+                "num_parameters": method.num_parameters(out_features, in_features),
+                **_counted(adapter, x),
+                "published_parameters": published and published[0](*shape),
+                "published_flops": published and 2 * tokens * published[1](*shape),
+            }
+        )
+    table = pd.DataFrame(rows)
+    for way in ("forward", "backward"):
+        table[f"extra_{way}_flops"] = table[f"{way}_flops"] - frozen[f"{way}_flops"]
+    table["kept_bytes"] -= frozen["kept_bytes"]
+    return table
+
+
+def _family(method: Method) -> str:
+    """The row of Table 2 that a method belongs to; "" where the table has none."""
+    family = "full fine-tuning" if "fine-tuning" in method.name else method.name.split(" ")[0]
+    variant = family == "MiSS" and (getattr(method, "mini", None) or method.share != "columns")  # type: ignore[attr-defined]
+    return "" if variant else family
+
+
+def _counted(layer: nn.Module, x: Tensor) -> dict[str, int]:
+    """FLOPs and kept bytes of one forward and backward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    own = {_storage(tensor) for tensor in (*layer.parameters(), *layer.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in own:
+            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = x.detach().requires_grad_(True)
+    with FlopCounterMode(display=False) as forward:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = layer(x)
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    with FlopCounterMode(display=False) as backward:
+        torch.autograd.grad(y, wanted, torch.ones_like(y), allow_unused=True)
+    return {
+        "forward_flops": forward.get_total_flops(),
+        "backward_flops": backward.get_total_flops(),
+        "kept_bytes": sum(kept.values()),
+    }
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,75 @@
+"""Costs, counted while a layer runs, against counts by hand."""
+
+import math
+
+import pytest
+import torch
+
+import missviz as mv
+from missviz.analysis.cost import cost
+
+D, K, N, R = 24, 36, 10, 4
+BYTES = 8
+
+
+def row(method: mv.Method, **settings: object):
+    sizes = {"out_features": D, "in_features": K, "tokens": N, "dtype": torch.float64}
+    return cost([method], **(sizes | settings)).set_index("method").loc[method.name]
+
+
+def test_products_by_hand() -> None:
+    lora, miss = row(mv.LoRA(R)), row(mv.MiSS(R))
+    assert lora["extra_forward_flops"] == 2 * N * R * (D + K)
+    # Gradients of A, B, of the hidden r numbers and of x.
+    assert lora["extra_backward_flops"] == 2 * (2 * N * R * (D + K))
+    assert miss["extra_forward_flops"] == 2 * N * R * D
+    assert miss["extra_backward_flops"] == 2 * (2 * N * R * D)
+    assert row(mv.LoRA(R, freeze_a=True))["extra_backward_flops"] == 2 * N * R * (2 * D + K)
+    frozen = cost([], D, K, N).iloc[0]
+    assert frozen["forward_flops"] == frozen["backward_flops"] == 2 * N * D * K
+
+
+def test_lora_keeps_its_input_and_miss_only_block_sums() -> None:
+    assert row(mv.LoRA(R))["kept_bytes"] == N * (K + R) * BYTES
+    assert row(mv.MiSS(R))["kept_bytes"] == N * R * BYTES
+    assert row(mv.FullFineTuning())["kept_bytes"] == N * K * BYTES
+    assert row(mv.LoRA(R, freeze_a=True))["kept_bytes"] == N * R * BYTES
+
+
+def test_building_the_weight_keeps_it() -> None:
+    expand = row(mv.MiSS(R, form="expand"))
+    assert expand["kept_bytes"] >= D * K * BYTES
+    assert expand["extra_forward_flops"] == 0  # one product with W₀ + ΔW; the sum is not counted
+
+
+def test_everything_but_the_sums_grows_with_tokens() -> None:
+    for method in (mv.LoRA(R), mv.MiSS(R), mv.PiSSA(R)):
+        one, three = row(method), row(method, tokens=3 * N)
+        for column in ("extra_forward_flops", "extra_backward_flops", "kept_bytes"):
+            assert three[column] == 3 * one[column], (method.name, column)
+
+
+def test_against_the_paper() -> None:
+    """Table 2 counts MiSS's additions (k per token); the counter sees products alone."""
+    miss, lora = row(mv.MiSS(R)), row(mv.LoRA(R))
+    assert miss["published_parameters"] == miss["num_parameters"] == D * R
+    assert miss["published_flops"] - miss["extra_forward_flops"] == 2 * N * K
+    assert lora["published_flops"] == lora["extra_forward_flops"]
+    for method in (mv.MiSS(R, mini=2), mv.MiSS(R, share="rows"), mv.Bat(R), mv.PiSSA(R)):
+        assert math.isnan(row(method).get("published_flops") or math.nan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((mv.MiSS(4),), TypeError, "is not a list of methods"),
+        (([4],), TypeError, "methods has 4, which is no missviz method"),
+        (([mv.MiSS(4)], 0), ValueError, "out_features=0 is not positive"),
+        (([mv.MiSS(4)], 8, 8, 2.5), TypeError, "tokens=2.5 is not an integer"),
+        (([mv.MiSS(4)], 8, 8, 2, torch.int8), TypeError, "not a floating-point dtype"),
+        (([mv.MiSS(9)], 8, 8), ValueError, "rank=9 exceeds in_features=8"),
+    ],
+)
+def test_bad_input(arguments, error, message) -> None:
+    with pytest.raises(error, match=message):
+        cost(*arguments)
