@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -109,15 +109,62 @@ class OutputBatAdapter(BatAdapter):
     """ΔW_oi = W_oi D_o + D_o. Each output block sees its own mixture of x, so ΔW is built."""
 
     def delta_blocks(self) -> Float[Tensor, "*member O b I b"]:
-        products = torch.einsum("...oaic,...oce->...oaie", self.blocks(), self.D)
-        return products + self.D.unsqueeze(-2)
+        return _output_delta(self.blocks(), self.D)
 
     def forward(
         self,
         x: Float[Tensor, "*batch in_"],
         base_output: Float[Tensor, "*batch out"] | None = None,
     ) -> Float[Tensor, "*batch out"]:
-        return self.through_weight(x, base_output)
+        if torch.compiler.is_compiling():
+            return self.through_weight(x, base_output)  # the compiler decides what to build again
+        # base_output would save nothing: with ΔW built, y is one product either way.
+        single = self.D.dim() == 3
+        rows = x.reshape(-1, self.in_features) if single else x
+        y: Tensor = _ThroughRebuiltWeight.apply(rows, self.D, self.blocks())
+        if self.bias is not None:
+            y = y + (self.bias if single else self.bias.unsqueeze(-2))
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+
+def _output_delta(
+    blocks: Float[Tensor, "*member O b I b"], D: Float[Tensor, "*member O b b"]
+) -> Float[Tensor, "*member O b I b"]:
+    return torch.einsum("...oaic,...oce->...oaie", blocks, D) + D.unsqueeze(-2)
+
+
+class _ThroughRebuiltWeight(torch.autograd.Function):
+    """(W₀ + ΔW) x, with ΔW built once more for the backward pass instead of kept for it.
+
+    Building costs d k b multiply-adds, the products with x cost d k for each token. With
+    G = ∂L/∂W: ∂L/∂D_o = Σ_i (W_oiᵀ G_oi + G_oi).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, D: Tensor, blocks: Tensor) -> Tensor:
+        weight = (blocks + _output_delta(blocks, D)).flatten(-2).flatten(-3, -2)
+        return x @ weight.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, D, blocks = ctx.saved_tensors
+        # Under autocast the forward pass had other dtypes.
+        direction, x = direction.to(D), x.to(D)
+        to_x = to_D = None
+        if ctx.needs_input_grad[0]:
+            weight = (blocks + _output_delta(blocks, D)).flatten(-2).flatten(-3, -2)
+            to_x = direction @ weight
+        if ctx.needs_input_grad[1]:
+            block = D.shape[-1]
+            G = (direction.mT @ x).unflatten(-1, (-1, block)).unflatten(-3, (-1, block))
+            to_D = torch.einsum("...oaic,...oaie->...oce", blocks, G) + G.sum(-2)
+        return to_x, to_D, None
 
 
 class InputBatAdapter(BatAdapter):
