@@ -13,20 +13,34 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from missviz import check, displays, experiments, explore, testing
+    from missviz.adapters.adalora import AdaLoRA
     from missviz.adapters.attach import attach, detach, merge
     from missviz.adapters.base import Adapter, Method, Update
     from missviz.adapters.bat import Bat
+    from missviz.adapters.disha import DiSHA
+    from missviz.adapters.dora import DoRA
     from missviz.adapters.fixed_factor import FixedFactor
     from missviz.adapters.full import FrozenFineTuning, FullFineTuning
-    from missviz.adapters.lora import BigLoRA, LoRA
+    from missviz.adapters.loha import LoHa
+    from missviz.adapters.lora import BigLoRA, LoRA, LoRAPlus
+    from missviz.adapters.loraga import LoRAGA
     from missviz.adapters.miss import Bone, MiSS
+    from missviz.adapters.mora import MoRA
+    from missviz.adapters.mos import MoS
+    from missviz.adapters.olora import OLoRA
     from missviz.adapters.pissa import PiSSA
+    from missviz.adapters.prolora import ProLoRA
+    from missviz.adapters.s2ft import S2FT
     from missviz.adapters.training import after_step, param_groups, penalty
+    from missviz.adapters.vera import VeRA
+    from missviz.analysis.comparison import compare
     from missviz.analysis.gradients import initial_gradient_norms
+    from missviz.analysis.inspection import inspect_adapter
     from missviz.analysis.reach import reach
     from missviz.analysis.spectra import spectrum
     from missviz.explore.gallery import gallery
     from missviz.explore.predict import predict
+    from missviz.peft_folder import read_peft, write_peft
     from missviz.style import lecture
 
 _HOME = {
@@ -37,11 +51,23 @@ _HOME = {
     "FrozenFineTuning": "adapters.full",
     "LoRA": "adapters.lora",
     "BigLoRA": "adapters.lora",
+    "LoRAPlus": "adapters.lora",
     "PiSSA": "adapters.pissa",
+    "OLoRA": "adapters.olora",
+    "LoRAGA": "adapters.loraga",
+    "DoRA": "adapters.dora",
+    "AdaLoRA": "adapters.adalora",
     "FixedFactor": "adapters.fixed_factor",
     "MiSS": "adapters.miss",
     "Bone": "adapters.miss",
     "Bat": "adapters.bat",
+    "VeRA": "adapters.vera",
+    "MoS": "adapters.mos",
+    "DiSHA": "adapters.disha",
+    "LoHa": "adapters.loha",
+    "MoRA": "adapters.mora",
+    "ProLoRA": "adapters.prolora",
+    "S2FT": "adapters.s2ft",
     "attach": "adapters.attach",
     "merge": "adapters.attach",
     "detach": "adapters.attach",
@@ -51,42 +77,62 @@ _HOME = {
     "spectrum": "analysis.spectra",
     "reach": "analysis.reach",
     "initial_gradient_norms": "analysis.gradients",
+    "inspect_adapter": "analysis.inspection",
+    "compare": "analysis.comparison",
     "gallery": "explore.gallery",
     "predict": "explore.predict",
+    "read_peft": "peft_folder",
+    "write_peft": "peft_folder",
     "lecture": "style",
 }
 _MODULES = ("check", "displays", "experiments", "explore", "testing")
 
 __all__ = [
+    "S2FT",
+    "AdaLoRA",
     "Adapter",
     "Bat",
     "BigLoRA",
     "Bone",
+    "DiSHA",
+    "DoRA",
     "FixedFactor",
     "FrozenFineTuning",
     "FullFineTuning",
+    "LoHa",
     "LoRA",
+    "LoRAGA",
+    "LoRAPlus",
     "Method",
     "MiSS",
+    "MoRA",
+    "MoS",
+    "OLoRA",
     "PiSSA",
+    "ProLoRA",
     "Update",
+    "VeRA",
     "after_step",
     "attach",
     "check",
+    "compare",
     "detach",
     "displays",
     "experiments",
     "explore",
     "gallery",
     "initial_gradient_norms",
+    "inspect_adapter",
     "lecture",
     "merge",
     "param_groups",
     "penalty",
     "predict",
     "reach",
+    "read_peft",
     "spectrum",
     "testing",
+    "write_peft",
 ]
 
 

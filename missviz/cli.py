@@ -1,4 +1,4 @@
-"""The command line: `missviz lab`, `reproduce`, `lecture` and `bench`."""
+"""The command line: `missviz lab`, `inspect`, `reproduce`, `lecture` and `bench`."""
 
 import os
 import shutil
@@ -91,6 +91,52 @@ def lab(
         raise typer.Exit(subprocess.call([*command, *context.args]))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+# --- inspect ----------------------------------------------------------------------------------
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="An adapter as Hugging Face PEFT saves it.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Safetensors of the model that it was trained on: a file or a folder."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page with pictures to this file.")
+    ] = None,
+) -> None:
+    """What training changed: size, rank and shards of an adapter's update, module by module.
+
+    The folder need not be trusted: only safetensors are read, and nothing in it is run.
+    """
+    from missviz.analysis.inspection import inspect_adapter
+    from missviz.displays.adapter import AdapterDisplay
+    from missviz.explore import report
+    from missviz.peft_folder import read_peft
+    from missviz.peft_folder.untrusted import Weights
+
+    try:
+        adapter = read_peft(folder, base)
+        table = inspect_adapter(adapter, None if base is None else Weights(base).weight)
+        if page is not None:
+            title = f"{folder.resolve().name}: {adapter.method}"
+            report.write_report(page, title, adapter.warnings, table, [AdapterDisplay(table)])
+    except (ValueError, TypeError, OSError) as error:
+        typer.echo(f"missviz: {report.printable(error)}", err=True)
+        raise typer.Exit(2) from None
+    if as_json:
+        typer.echo(report.to_json(adapter.method, adapter.warnings, table))
+        return
+    trained = int(table["num_parameters"].sum())
+    typer.echo(f"{adapter.method}: {len(table)} modules, {trained} trained numbers")
+    for warning in adapter.warnings:
+        typer.echo(report.printable(f"! {warning}"))
+    typer.echo(report.shown_table(table).to_string(index=False))
+    if page is not None:
+        typer.echo(f"Written to {page}.")
 
 
 # --- reproduce --------------------------------------------------------------------------------
@@ -209,6 +255,7 @@ def lecture(
 
 class Part(StrEnum):
     no_free_lunch = "no-free-lunch"
+    adapters = "adapters"
     panels = "panels"
 
 
@@ -216,12 +263,14 @@ class Part(StrEnum):
 def bench(
     part: Part,
     seeds: Annotated[int, typer.Option(help="no-free-lunch: runs per method.")] = 32,
-    rounds: Annotated[int, typer.Option(help="no-free-lunch: turns that each side takes.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="Turns that each side takes (adapters: five times as many).")
+    ] = 3,
     presses: Annotated[int, typer.Option(help="panels: keys pressed in each.")] = 30,
     out: Annotated[Path, typer.Option(help="Folder for the JSON result.")] = Path(
         "benchmarks/results"
     ),
-    device: Annotated[str, typer.Option(help="no-free-lunch: cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda (not for panels).")] = "cpu",
 ) -> None:
     """Measure missviz beside its peers, taking turns in one process; print ratios, write JSON."""
     if part is Part.panels:
@@ -233,14 +282,17 @@ def bench(
         path = panels.report(panels.compare(presses=presses), out)
     else:
         try:
-            from missviz.bench import no_free_lunch
+            from missviz.bench import adapters, no_free_lunch
         except ImportError as error:
             typer.echo(
                 f"missviz: {error}. The benchmark needs PEFT: pip install 'missviz[peft]'", err=True
             )
             raise typer.Exit(2) from None
-        result = no_free_lunch.compare(seeds=seeds, rounds=rounds, device=device)
-        path = no_free_lunch.report(result, out)
+        if part is Part.adapters:
+            path = adapters.report(adapters.compare(device=device, rounds=5 * rounds), out)
+        else:
+            result = no_free_lunch.compare(seeds=seeds, rounds=rounds, device=device)
+            path = no_free_lunch.report(result, out)
     typer.echo(f"Written to {path}.")
 
 

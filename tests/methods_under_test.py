@@ -1,5 +1,7 @@
 """Every method of the library in every variant, and random ones for property tests."""
 
+import math
+
 import hypothesis.strategies as st
 
 import missviz as mv
@@ -18,6 +20,15 @@ VARIANTS: list[Method] = [
     mv.PiSSA(3),
     mv.PiSSA(3, alpha=6.0),
     mv.PiSSA(3, niter=4),
+    mv.OLoRA(3),
+    mv.OLoRA(3, alpha=6.0),
+    mv.LoRAGA(3),
+    mv.LoRAGA(3, alpha=4.0, direction="A2rBr", scale="gd_scale"),
+    mv.LoRAGA(3, direction="ArBr", scale="weight_svd"),
+    mv.LoRAGA(3, direction="random", scale="unit", niter=4),
+    mv.LoRAGA(3, gamma=64.0),
+    mv.LoRAPlus(3),
+    mv.LoRAPlus(3, alpha=6.0, ratio=4.0),
     mv.FixedFactor(4, "tiled"),
     mv.FixedFactor(4, "block"),
     mv.FixedFactor(4, "orthogonal"),
@@ -34,6 +45,33 @@ VARIANTS: list[Method] = [
     mv.Bat(4),
     mv.Bat(4, index="input"),
     mv.Bat(4, side="left"),
+    mv.VeRA(5),
+    mv.VeRA(40, d_initial=1.0),
+    mv.MoS(3, 3),
+    mv.MoS(2, 4, alpha=8.0),
+    mv.MoS(2, 4, shards_per_vector=2),
+    mv.MoS(3, 4, private=1),
+    mv.MoS(3, 4, dissociate=False),
+    mv.MoS(None, 3, dissociate=False),
+    mv.MoS(None, 3, shards_per_vector=4, private=2),
+    mv.LoHa(3),
+    mv.LoHa(2, alpha=8.0),
+    mv.MoRA(2),
+    mv.MoRA(2, kind="sum"),
+    mv.ProLoRA(4),
+    mv.ProLoRA(5, unshared=1, input_chunks=3, output_chunks=2, alpha=10.0),
+    mv.ProLoRA(4, stride=0),
+    mv.S2FT(3),
+    mv.S2FT(3, "rows"),
+    mv.S2FT(3, order="given"),
+    mv.DoRA(3),
+    mv.DoRA(3, alpha=6.0),
+    mv.DoRA(3, norm_gradient=True),
+    mv.AdaLoRA(3),
+    mv.AdaLoRA(3, alpha=6.0, orthogonality=0),
+    mv.AdaLoRA(3, target_rank=2, total_steps=10),
+    mv.DiSHA(2, 4),
+    mv.DiSHA(4, 2),
 ]
 IDS = [method.name for method in VARIANTS]
 
@@ -48,7 +86,9 @@ def methods_and_shapes(draw: st.DrawFn) -> tuple[Method, int, int]:
     alpha = draw(st.none() | st.floats(0.5, 32))
     block_size = draw(st.integers(1, 5))
     kind = draw(
-        st.sampled_from(["lora", "pissa", "fixed", "columns", "rows", "mini", "bat", "full"])
+        st.sampled_from(
+            ["lora", "pissa", "fixed", "columns", "rows", "mini", "bat", "vera", "mos", "full"]
+        )
     )
     if kind == "lora":
         method: Method = mv.LoRA(
@@ -82,6 +122,20 @@ def methods_and_shapes(draw: st.DrawFn) -> tuple[Method, int, int]:
             st.sampled_from([("right", "output"), ("right", "input"), ("left", "output")])
         )
         method = mv.Bat(block_size, side, index)
+    elif kind == "vera":
+        method = mv.VeRA(draw(st.integers(1, 24)))
+    elif kind == "mos":
+        common = math.gcd(out_features, in_features)
+        budget = draw(st.integers(1, 5))
+        private = draw(st.integers(0, budget))
+        method = mv.MoS(
+            draw(st.none() | st.integers(max(private, 1), budget)),
+            budget,
+            draw(st.sampled_from([n for n in range(1, common + 1) if common % n == 0])),
+            private,
+            dissociate=draw(st.booleans()),
+            alpha=alpha,
+        )
     else:
         method = draw(
             st.sampled_from(

@@ -48,7 +48,8 @@ def attach(
             `lambda model: cross_entropy(model(x), y)`. It is called once.
 
     Raises:
-        TypeError: `method` is no Method, or a name in `targets` is not a linear layer.
+        TypeError: `method` is no Method, `calibration` no function, or a name in `targets` is not
+            a linear layer.
         ValueError: nothing matches, a matching layer already has an adapter, or `calibration` is
             missing or not wanted.
     """
@@ -92,6 +93,8 @@ def _weight_gradients(
             f"{method.name} starts from the gradient: attach(..., calibration=loss), a function "
             "from the model to its loss on a batch"
         )
+    if not callable(calibration):
+        raise TypeError(f"calibration={calibration!r} is not a function from the model to its loss")
     # y = (W₀ + M) x at M = 0: the gradient of M is that of W₀, and W₀ stays out of it.
     probe = attach(model, FrozenFineTuning(), names)
     with torch.enable_grad():

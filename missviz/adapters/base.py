@@ -194,6 +194,9 @@ class Adapter(nn.Module, Update):
     stackable: ClassVar[bool] = False
     """Whether the formulas hold with a leading member dimension on every tensor."""
 
+    exact_gradient: bool = True
+    """False where backward is no derivative, on purpose: DoRA holds a norm constant."""
+
     base: nn.Linear
 
     def __init__(self, method: Method, base: nn.Linear) -> None:

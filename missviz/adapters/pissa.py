@@ -1,18 +1,19 @@
 """PiSSA: start the two thin matrices at the weight's own principal part."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.started import StartedProduct, StartedProductAdapter, ready_to_factor
 from missviz.randomness import normal
 
 
 @dataclass(frozen=True)
-class PiSSA(Method):
+class PiSSA(StartedProduct):
     """ΔW = s (B A − B₀ A₀): A, B start at W₀'s top r singular triples and leave from there.
 
     With W₀ = U S Vᵀ: B₀ = U_r √(S_r / s), A₀ = √(S_r / s) V_rᵀ. The paper freezes the residual
@@ -29,78 +30,35 @@ class PiSSA(Method):
     Source: PiSSA §3; `pissa_init` in `peft/tuners/lora/layer.py`.
     """
 
-    rank: int
-    alpha: float | None = None
+    family: ClassVar[str] = "PiSSA"
+
     niter: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+        super().__post_init__()
         if self.niter is not None:
             object.__setattr__(self, "niter", validation.positive_int("niter", self.niter))
 
     @property
     def name(self) -> str:
-        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
-        niter = "" if self.niter is None else f" niter={self.niter}"
-        return f"PiSSA r={self.rank}{alpha}{niter}"
+        return super().name + ("" if self.niter is None else f" niter={self.niter}")
 
-    @property
-    def scaling(self) -> float:
-        """s = α / r."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
-
-    def num_parameters(self, out_features: int, in_features: int) -> int:
-        return self.rank * (out_features + in_features)
-
-    def rank_bound(self, out_features: int, in_features: int) -> int:
-        return min(2 * self.rank, out_features, in_features)
-
-    def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
-
-    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "PiSSAAdapter":
-        return PiSSAAdapter(self, base, generator)
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> StartedProductAdapter:
+        weight = ready_to_factor("the weight for PiSSA's SVD", base.weight)
+        U, S, Vh = top_singular_triples(weight, self.rank, self.niter, generator)
+        root = (S / self.scaling).sqrt()
+        return StartedProductAdapter(self, base, B0=U * root, A0=root.unsqueeze(-1) * Vh)
 
 
-class PiSSAAdapter(Adapter):
-    """A (r × k) and B (d × r), trained, beside A₀ and B₀ as they were."""
-
-    stackable = True
-    method: PiSSA
-    A0: Tensor
-    B0: Tensor
-
-    def __init__(self, method: PiSSA, base: nn.Linear, generator: torch.Generator) -> None:
-        super().__init__(method, base)
-        weight = base.weight.detach()
-        validation.finite("the weight for PiSSA's SVD", weight)
-        if weight.dtype != torch.float64:
-            weight = weight.float()
-        if method.niter is None:
-            U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
-        else:
-            U, S, Vh = randomised_svd(weight, method.rank, method.niter, generator)
-        root = (S[: method.rank] / method.scaling).sqrt()
-        self.A = self.parameter(root.unsqueeze(-1) * Vh[: method.rank])
-        self.B = self.parameter(U[:, : method.rank] * root)
-        self.register_buffer("A0", self.A.detach().clone())
-        self.register_buffer("B0", self.B.detach().clone())
-
-    def factors(self) -> tuple[Float[Tensor, "*member out r2"], Float[Tensor, "*member r2 in_"]]:
-        left = self.method.scaling * torch.cat([self.B, -self.B0], dim=-1)
-        return left, torch.cat([self.A, self.A0], dim=-2)
-
-    def delta(self) -> Float[Tensor, "*member out in_"]:
-        return self.method.scaling * (self.B @ self.A - self.B0 @ self.A0)
-
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        # Exactly zero at first: both terms are then the same arithmetic on the same numbers.
-        now, before = (x @ self.A.mT) @ self.B.mT, (x @ self.A0.mT) @ self.B0.mT
-        return self.method.scaling * (now - before)
+def top_singular_triples(
+    matrix: Float[Tensor, "out in_"], count: int, niter: int | None, generator: torch.Generator
+) -> tuple[Float[Tensor, "out n"], Float[Tensor, " n"], Float[Tensor, "n in_"]]:
+    """(U, S, Vᵗ) of the `count` largest singular values: exact, or randomised with `niter`."""
+    if niter is None:
+        U, S, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    else:
+        U, S, Vh = randomised_svd(matrix, count, niter, generator)
+    return U[:, :count], S[:count], Vh[:count]
 
 
 def randomised_svd(

@@ -67,27 +67,43 @@ def param_groups(model: nn.Module, lr: float, ratio: float | None = None) -> lis
             model that was attached without it.
 
     Raises:
-        TypeError: `lr` or `ratio` is no number.
+        TypeError: `model` is no module, or `lr` or `ratio` is no number.
         ValueError: one of them is not positive, nothing is trainable, or no adapter trains A and B.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={model!r} is not an nn.Module")
     lr = validation.positive_float("lr", lr)
-    multipliers: dict[Tensor, float] = {}
-    products = 0
+    multipliers = rate_multipliers(model)
+    if not multipliers:
+        raise ValueError("nothing to train: every parameter is frozen")
+    if ratio is not None:
+        ratio = validation.positive_float("ratio", ratio)
+        trained = [_trained(part) for part in model.modules() if isinstance(part, Adapter)]
+        products = [own["B"] for own in trained if "A" in own and "B" in own]
+        if not products:
+            raise ValueError(
+                f"ratio={ratio:g} multiplies the rate of B, and no adapter trains A and B"
+            )
+        multipliers |= dict.fromkeys(products, ratio)
+    groups: dict[float, list[Tensor]] = {}
+    for parameter, factor in multipliers.items():
+        groups.setdefault(factor, []).append(parameter)
+    return [{"params": params, "lr": lr * factor} for factor, params in groups.items()]
+
+
+def rate_multipliers(model: nn.Module) -> dict[Tensor, float]:
+    """Factor on the learning rate of each parameter that `model` trains, in the model's order."""
+    multipliers: dict[Tensor, float] = {
+        parameter: 1.0 for parameter in model.parameters() if parameter.requires_grad
+    }
     for module in model.modules():
         if isinstance(module, Adapter):
-            own = dict(module.named_parameters(recurse=False))
-            product = all(name in own and own[name].requires_grad for name in "AB")
-            products += product
-            for name, parameter in own.items():
+            for name, parameter in _trained(module).items():
                 multipliers[parameter] = module.rate_multiplier(name)
-            if ratio is not None and product:
-                multipliers[own["B"]] = validation.positive_float("ratio", ratio)
-    if ratio is not None and not products:
-        raise ValueError(f"ratio={ratio} multiplies the rate of B, and no adapter trains A and B")
-    groups: dict[float, list[Tensor]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault(multipliers.get(parameter, 1.0), []).append(parameter)
-    if not groups:
-        raise ValueError("nothing to train: every parameter is frozen")
-    return [{"params": params, "lr": lr * factor} for factor, params in groups.items()]
+    return multipliers
+
+
+def _trained(adapter: Adapter) -> dict[str, nn.Parameter]:
+    """The adapter's own trained parameters by name."""
+    own = adapter.named_parameters(recurse=False)
+    return {name: parameter for name, parameter in own if parameter.requires_grad}

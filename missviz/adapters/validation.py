@@ -9,21 +9,45 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 
-def positive_int(name: str, value: Any) -> int:
-    """`value` as a plain int >= 1. Raises TypeError (not an integer) or ValueError (below 1)."""
+def whole(name: str, value: Any) -> int:
+    """`value` as a plain int; TypeError where it is not an integer."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}={value!r} is not an integer; give a whole number, such as 4")
-    if value < 1:
+    return int(value)
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` as a plain int >= 1. Raises TypeError (not an integer) or ValueError (below 1)."""
+    if whole(name, value) < 1:
         raise ValueError(f"{name}={value} is not positive; the smallest is 1")
     return int(value)
 
 
-def positive_float(name: str, value: Any) -> float:
-    """`value` as a finite float > 0. Raises TypeError or ValueError."""
+def non_negative_int(name: str, value: Any) -> int:
+    """`value` as a plain int >= 0. Raises TypeError (not an integer) or ValueError (below 0)."""
+    if whole(name, value) < 0:
+        raise ValueError(f"{name}={value} is negative; the smallest is 0")
+    return int(value)
+
+
+def number(name: str, value: Any) -> Real:
+    """`value` if it is a real number; else TypeError."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is not a number; give one such as 1.0")
-    if not (math.isfinite(value) and float(value) > 0):
+    return value
+
+
+def positive_float(name: str, value: Any) -> float:
+    """`value` as a finite float > 0. Raises TypeError or ValueError."""
+    if not (math.isfinite(number(name, value)) and float(value) > 0):
         raise ValueError(f"{name}={value} is not a positive finite number, such as 1.0")
+    return float(value)
+
+
+def non_negative_float(name: str, value: Any) -> float:
+    """`value` as a finite float >= 0. Raises TypeError or ValueError."""
+    if not (math.isfinite(number(name, value)) and float(value) >= 0):
+        raise ValueError(f"{name}={value} is not a finite number of 0 or more")
     return float(value)
 
 

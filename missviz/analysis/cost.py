@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Method, linear_with
 from missviz.randomness import generator_for, normal
 
 Formula = Callable[[int, int, int], int]
@@ -24,8 +25,8 @@ PUBLISHED: dict[str, tuple[Formula, Formula]] = {
     "VeRA": (lambda d, k, r: d + r, lambda d, k, r: (d + k) * r + r + d),
     "MiSS": (lambda d, k, r: d * r, lambda d, k, r: k + d * r),
 }
-"""MiSS (arXiv 2409.15371v12) Table 2: trained numbers, and multiply-adds per token, by the first word
-of a method's name. The paper writes FLOPs with O(…): up to a constant."""
+"""MiSS (arXiv 2409.15371v12) Table 2: trained numbers, and multiply-adds per token, by the first
+word of a method's name. The paper writes FLOPs with O(…): up to a constant."""
 
 
 def cost(
@@ -104,10 +105,9 @@ def _family(method: Method) -> str:
     return "" if variant else family
 
 
-def _counted(layer: nn.Module, x: Tensor) -> dict[str, int]:
-    """FLOPs and kept bytes of one forward and backward pass."""
-    from torch.utils.flop_counter import FlopCounterMode
-
+def kept_bytes(layer: nn.Module, x: Float[Tensor, "n in_"]) -> int:
+    """Bytes that autograd keeps for the backward pass of layer(x): each storage once, without the
+    layer's parameters and buffers."""
     own = {_storage(tensor) for tensor in (*layer.parameters(), *layer.buffers())}
     kept: dict[int, int] = {}
 
@@ -116,17 +116,25 @@ def _counted(layer: nn.Module, x: Tensor) -> dict[str, int]:
             kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x.detach().requires_grad_(True))
+    return sum(kept.values())
+
+
+def _counted(layer: nn.Module, x: Tensor) -> dict[str, int]:
+    """FLOPs and kept bytes of one forward and backward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     x = x.detach().requires_grad_(True)
     with FlopCounterMode(display=False) as forward:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            y = layer(x)
+        y = layer(x)
     wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
     with FlopCounterMode(display=False) as backward:
         torch.autograd.grad(y, wanted, torch.ones_like(y), allow_unused=True)
     return {
         "forward_flops": forward.get_total_flops(),
         "backward_flops": backward.get_total_flops(),
-        "kept_bytes": sum(kept.values()),
+        "kept_bytes": kept_bytes(layer, x),
     }
 
 

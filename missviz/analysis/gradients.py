@@ -47,7 +47,8 @@ def initial_gradient_norms(
         variants = [method] if ranks is None else dict.fromkeys(map(method.with_rank, ranks))
         for variant in variants:
             for seed in chosen:  # type: ignore[union-attr]
-                attached = attach(model, variant, targets, seed=seed)
+                calibration = loss if variant.needs_gradient else None
+                attached = attach(model, variant, targets, seed=seed, calibration=calibration)
                 squares = _squared_norms(attached, loss)
                 shown = {
                     "family": method.name,

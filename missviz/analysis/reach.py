@@ -13,8 +13,8 @@ from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.full import FrozenFineTuning, FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS, MiSSAdapter
-from missviz.adapters.pissa import PiSSA
 from missviz.adapters.shards import shard_owner, shard_sums
+from missviz.adapters.started import StartedProduct
 
 Matrix = Float[Tensor, "out in_"]
 
@@ -25,6 +25,7 @@ def reach(
     base: Matrix | None = None,
     *,
     generator: torch.Generator | None = None,
+    gradient: Matrix | None = None,
 ) -> float:
     """The largest share of ‖M‖² that ΔW can capture: max over ΔW of 1 − ‖M − ΔW‖² / ‖M‖².
 
@@ -32,7 +33,7 @@ def reach(
     |------------------------------|------------------------------------------------------------|
     | full and frozen fine-tuning  | 1                                                          |
     | LoRA                         | Σ of the r largest σ²(M) (Eckart-Young)                    |
-    | PiSSA                        | the same of M + s B₀A₀: what BA would have to be           |
+    | PiSSA, OLoRA, LoRA-GA        | the same of M + s B₀A₀: what BA would have to be           |
     | FixedFactor, LoRA-FA         | projection of M on the rows of F                           |
     | MiSS                         | projection on T (columns), R (rows), both (mini)           |
     | Bat                          | least squares per D block                                  |
@@ -40,15 +41,16 @@ def reach(
     Args:
         method: one of the above; random factors come from `generator` as in `method.on`.
         target: M (out, in).
-        base: W₀ (out, in), which PiSSA and Bat need.
+        base: W₀ (out, in), which Bat and all that start at B₀A₀ need.
         generator: None means `method.on`'s default.
+        gradient: ∂L/∂W₀ (out, in), which LoRA-GA starts from.
 
     Returns a number from 0 to 1.
 
     Raises:
         TypeError: `method` is none of the above.
-        ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` is
-            missing or of another shape.
+        ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` or
+            `gradient` is missing or of another shape.
     """
     if target.dim() != 2 or target.numel() == 0:
         raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
@@ -60,7 +62,7 @@ def reach(
     captured = next((how for kind, how in _CAPTURED.items() if isinstance(method, kind)), None)
     if captured is None:
         raise TypeError(f"the reach of {method} has no closed form here")
-    if base is None and isinstance(method, PiSSA | Bat):
+    if base is None and isinstance(method, StartedProduct | Bat):
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     if base is not None and base.shape != target.shape:
         raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
@@ -68,7 +70,7 @@ def reach(
     with torch.no_grad():
         if isinstance(method, FullFineTuning):
             return 1.0
-        adapter = method.on(linear, generator=generator)
+        adapter = method.on(linear, generator=generator, gradient=gradient)
         return min(1.0, max(0.0, captured(adapter, wanted) / energy))
 
 
@@ -82,9 +84,9 @@ def _low_rank(adapter: Adapter, wanted: Matrix) -> float:
     return float(torch.linalg.svdvals(wanted)[: adapter.method.rank].square().sum())  # type: ignore[attr-defined]
 
 
-def _pissa(adapter: Adapter, wanted: Matrix) -> float:
+def _started(adapter: Adapter, wanted: Matrix) -> float:
     method = adapter.method
-    assert isinstance(method, PiSSA)
+    assert isinstance(method, StartedProduct)
     start = method.scaling * (adapter.B0 @ adapter.A0)  # type: ignore[operator]
     missed = torch.linalg.svdvals(wanted + start)[method.rank :].square().sum()
     return float(wanted.square().sum() - missed)
@@ -134,7 +136,7 @@ _CAPTURED: dict[type[Method], Callable[[Adapter, Matrix], float]] = {
     FullFineTuning: _all,
     FrozenFineTuning: _all,
     LoRA: _low_rank,
-    PiSSA: _pissa,
+    StartedProduct: _started,  # type: ignore[type-abstract]
     FixedFactor: _fixed_rows,
     MiSS: _miss,
     Bat: _bat,

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from missviz.machine import conditions
 
 PUBLISHED = PROTOCOLS["published"]
 RATE = PUBLISHED.learning_rates[0]
+Result = TypeVar("Result")
 Task = dict[str, tuple[Tensor, Tensor]]
 
 CASES: list[tuple[Method, Callable[[], Any]]] = [
@@ -88,8 +89,8 @@ def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, 
 
 
 def timed(
-    work: Callable[..., np.ndarray], device: torch.device, *arguments: Any
-) -> tuple[np.ndarray, float]:
+    work: Callable[..., Result], device: torch.device, *arguments: Any
+) -> tuple[Result, float]:
     """The result of `work` and its seconds, with the device's queue empty before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize()

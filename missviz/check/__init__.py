@@ -10,16 +10,19 @@ from missviz.check.feedback import Feedback
 from missviz.check.gradients import gain_and_rate
 from missviz.check.no_free_lunch import task_won_by_block_miss
 from missviz.check.reach import target_miss_cannot_touch
+from missviz.check.sharing import break_even, pool_size
 from missviz.check.start_here import lora_delta
 
 __all__ = [
     "Feedback",
     "bat_is_linear",
+    "break_even",
     "gain_and_rate",
     "invisible_input",
     "lora_delta",
     "mean_cosine",
     "my_miss",
+    "pool_size",
     "target_miss_cannot_touch",
     "task_won_by_block_miss",
 ]

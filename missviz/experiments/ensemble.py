@@ -24,7 +24,7 @@ from torch.optim.adam import adam
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method, apply_linear
-from missviz.adapters.training import after_step, penalty
+from missviz.adapters.training import after_step, penalty, rate_multipliers
 
 Item = TypeVar("Item")
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -86,7 +86,7 @@ class Ensemble:
             raise ValueError(
                 f'{asking[0]} needs engine="native", for its penalty or its after_step'
             )
-        self.rate_multipliers = _rate_multipliers(models[0])
+        self.rate_multipliers = list(rate_multipliers(models[0]).values())
 
     @property
     def trained(self) -> list[Tensor]:
@@ -143,7 +143,10 @@ class Ensemble:
             name: tensor[index].detach().clone()
             for name, tensor in (self.parameters | self.buffers).items()
         }
-        single.load_state_dict(state)
+        # What several modules hold has one name here, and fills them all.
+        with torch.no_grad():
+            for name, tensor in [*single.named_parameters(), *single.named_buffers()]:
+                tensor.copy_(state[name])
         return single
 
 
@@ -153,16 +156,6 @@ def asks_more(adapter: Adapter) -> bool:
         type(adapter).penalty is not Adapter.penalty
         or type(adapter.method).after_step is not Method.after_step
     )
-
-
-def _rate_multipliers(model: nn.Module) -> list[float]:
-    """Of each trained parameter, in order."""
-    return [
-        owner.rate_multiplier(name.rpartition(".")[2]) if isinstance(owner, Adapter) else 1.0
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-        for owner in [model.get_submodule(name.rpartition(".")[0])]
-    ]
 
 
 def is_stackable(model: nn.Module) -> bool:
@@ -190,9 +183,13 @@ def stacked_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
                 setattr(parent, name, StackedLinear(child))
-    for path, tensor in tensors.items():
-        owner, _, leaf = path.rpartition(".")
-        setattr(stacked.get_submodule(owner), leaf, tensor)
+    # By identity: a parameter that several modules hold is in `tensors` under one of its names.
+    places = {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
+    stack = {id(places[path]): tensor for path, tensor in tensors.items()}
+    for module in stacked.modules():
+        for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                setattr(module, leaf, stack[id(tensor)])
     return stacked
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
 import missviz
@@ -92,7 +93,14 @@ def run_chunk(chunk: Chunk) -> dict[str, Any]:
     started = time.perf_counter()
     trainable = ("fc2",) if protocol.train_fc2 else ()
     models = [
-        attach(base[seed], chunk.method, "fc1", seed=seed, trainable=trainable)
+        attach(
+            base[seed],
+            chunk.method,
+            "fc1",
+            seed=seed,
+            trainable=trainable,
+            calibration=calibration(chunk.method, base[seed], tasks[seed]["train"]),
+        )
         for seed, _ in members
     ]
     ensemble = Ensemble(models, chunk.engine)
@@ -109,6 +117,17 @@ def run_chunk(chunk: Chunk) -> dict[str, Any]:
         "train_seconds": trained.seconds / len(members),
         "engine": ensemble.engine,
     }
+
+
+def calibration(
+    method: Method, base: TwoLayerNet, split: tuple[torch.Tensor, torch.Tensor]
+) -> Callable[[TwoLayerNet], torch.Tensor] | None:
+    """The loss that training begins with, for methods that start from its gradient."""
+    if not method.needs_gradient:
+        return None
+    like = next(base.parameters())
+    x, y = (part.to(like) for part in split)
+    return lambda model: mse_loss(model(x), y)
 
 
 def make_task(

@@ -9,8 +9,9 @@ from torch.nn.functional import mse_loss
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Adapter, Method
+from missviz.adapters.training import after_step, penalty, rate_multipliers
 from missviz.experiments.ensemble import Adam
-from missviz.experiments.no_free_lunch import make_task
+from missviz.experiments.no_free_lunch import calibration, make_task
 from missviz.experiments.tasks import PROTOCOLS, base_models
 from missviz.machine import one_thread
 
@@ -48,16 +49,21 @@ def adapter_snapshots(
     learning_rate = validation.positive_float("learning_rate", learning_rate)
     protocol = PROTOCOLS["published"]
     (base,) = base_models((seed,), torch.float32, torch.device("cpu"))
-    x, y = (part.float() for part in make_task(protocol, "published", None, base, seed)["train"])
-    model = attach(base, method, "fc1", seed=seed, trainable=("fc2",))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = Adam([parameter.unsqueeze(0) for parameter in trained], [learning_rate])
+    split = make_task(protocol, "published", None, base, seed)["train"]
+    x, y = (part.float() for part in split)
+    loss = calibration(method, base, split)
+    model = attach(base, method, "fc1", seed=seed, trainable=("fc2",), calibration=loss)
+    multipliers = rate_multipliers(model)
+    trained = list(multipliers)
+    optimiser = Adam([p.unsqueeze(0) for p in trained], [learning_rate], [*multipliers.values()])
     taken: dict[int, Adapter] = {}
     for step in range(max(wanted) + 1):
         if step in wanted:
             assert isinstance(model.fc1, Adapter)
             taken[step] = copy.deepcopy(model.fc1)
         if step < max(wanted):
-            gradients = torch.autograd.grad(mse_loss(model(x), y), trained)
-            optimiser.step([gradient.unsqueeze(0) for gradient in gradients])
+            (mse_loss(model(x), y) + penalty(model)).backward()
+            optimiser.step([p.grad.unsqueeze(0) for p in trained if p.grad is not None])
+            after_step(model, step + 1)
+            model.zero_grad()
     return {step: taken[step] for step in wanted}

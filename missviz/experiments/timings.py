@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from torch import nn
+from torch.nn.functional import mse_loss
 
+from missviz.adapters.attach import attach
 from missviz.adapters.base import Adapter, Method, linear_with
 from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
@@ -30,7 +33,7 @@ def adapter_timings(
 
     Returns one row per method and rank: method (as it ran), family (the method as it was passed),
     rank, num_parameters, init_seconds and train_seconds (medians; train_seconds is for all steps).
-    A method without a rank has one row.
+    A method without a rank has one row. What starts from the gradient pays for it in init_seconds.
     """
     generator = generator_for("timings")
     shapes = ((features, features), (features,))
@@ -48,7 +51,7 @@ def adapter_timings(
         for repeat in range(repeats + 1):
             for case, (_, _, method) in enumerate(cases):
                 started = time.perf_counter()
-                adapter = method.on(linear)
+                adapter = _bound(method, linear, x, y)
                 ready = time.perf_counter()
                 _train(adapter, x, y, steps)
                 if repeat:  # the first is a warm-up
@@ -73,7 +76,22 @@ def _variants(
     """The method at each rank (or block size) that fits, or as it is."""
     if method.with_rank(1) == method.with_rank(2):
         return [(None, method)]
-    return [(rank, method.with_rank(rank)) for rank in ranks if rank <= features]
+    variants = [(rank, method.with_rank(rank)) for rank in ranks if rank <= features]
+    return [(rank, variant) for rank, variant in variants if _fits(variant, features)]
+
+
+def _fits(method: Method, features: int) -> bool:
+    try:
+        method.check_shape(features, features)
+    except ValueError:
+        return False
+    return True
+
+
+def _bound(method: Method, linear: nn.Linear, x: torch.Tensor, y: torch.Tensor) -> Adapter:
+    if method.needs_gradient:
+        return attach(linear, method, calibration=lambda layer: mse_loss(layer(x), y))  # type: ignore[return-value]
+    return method.on(linear)
 
 
 def _train(adapter: Adapter, x: torch.Tensor, y: torch.Tensor, steps: int) -> None:

@@ -1,5 +1,6 @@
 """Interactive panels over displays, and a guess before the outcome."""
 
+from missviz.explore.adapter import adapter
 from missviz.explore.colinearity import colinearity
 from missviz.explore.expansion import expansion
 from missviz.explore.gallery import gallery
@@ -11,6 +12,7 @@ from missviz.explore.predict import Prediction, predict
 from missviz.explore.race import race
 from missviz.explore.rank import rank
 from missviz.explore.reach import reach
+from missviz.explore.sharing import sharing
 from missviz.explore.side_by_side import side_by_side
 from missviz.explore.update import update
 
@@ -20,6 +22,7 @@ from missviz.explore.own import panel  # isort: skip
 __all__ = [
     "Panel",
     "Prediction",
+    "adapter",
     "colinearity",
     "expansion",
     "gallery",
@@ -31,6 +34,7 @@ __all__ = [
     "race",
     "rank",
     "reach",
+    "sharing",
     "side_by_side",
     "update",
 ]

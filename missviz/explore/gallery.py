@@ -18,6 +18,7 @@ PANELS = (
     "landscape",
     "race",
     "lunch",
+    "sharing",
 )
 """The functions of `missviz.explore` that work without arguments, in the order of the lessons."""
 

@@ -9,7 +9,7 @@ from missviz.adapters import validation
 from missviz.adapters.base import Method
 from missviz.displays.base import Display
 from missviz.displays.race import RaceDisplay
-from missviz.experiments.arguments import checked_methods
+from missviz.experiments.arguments import checked_methods, core_methods
 from missviz.explore import stored
 from missviz.explore.panel import Panel, check_choices
 
@@ -31,7 +31,8 @@ def race(
     published protocol, MiSS leads at small rates; with it frozen the order changes with the rate.
 
     Args:
-        methods: who runs, on a 64 × 64 layer; none means `default_methods()` of the experiment.
+        methods: who runs, on a 64 × 64 layer; none means full fine-tuning, LoRA, PiSSA,
+            MiSS and MiSS's control.
             Stored runs are drawn where there are any, else they are made first (some seconds).
         learning_rate: 0.0003, 0.001, 0.003, 0.01 or 0.03.
         split: "train" or "valid".
@@ -49,7 +50,7 @@ def race(
     check_choices("race", choices, values)
     validation.boolean("fresh", fresh)
     validation.boolean("reveal", reveal)
-    chosen = checked_methods(methods or None, "published")
+    chosen = checked_methods(methods or core_methods(), "published")
     table, note = _table(chosen, fresh)
     points = dict(iter(table.groupby(["learning_rate", "split", "second_layer"])))
 

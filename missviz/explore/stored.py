@@ -1,6 +1,6 @@
 """Runs that ship with missviz, so that a panel on training opens at once: tables, and where from.
 
-`make stored` runs everything anew (about a minute) and writes the tables and the gallery's
+`make stored` runs everything anew (a few minutes) and writes the tables and the gallery's
 thumbnails; `make thumbnails` writes only those.
 """
 
@@ -17,10 +17,13 @@ from missviz.adapters.base import Method
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
+from missviz.adapters.mos import MoS
 from missviz.analysis.reach import reach
+from missviz.analysis.sharing import sharing_table
 from missviz.displays.race import RaceDisplay
+from missviz.displays.sharing import curves_of
 from missviz.displays.targets import winner
-from missviz.experiments.arguments import FIRST_SEED, default_methods
+from missviz.experiments.arguments import FIRST_SEED, core_methods
 from missviz.experiments.no_free_lunch import no_free_lunch
 from missviz.experiments.tasks import TARGETS, base_models
 from missviz.machine import conditions
@@ -33,6 +36,9 @@ SPLITS = ("train", "valid")
 LAYER = {"trained": "published", "frozen": "controlled"}
 """What happens to the second layer, and the protocol in which it does."""
 BUDGETS = (128, 256, 512)
+ALIKE = tuple(tenths / 10 for tenths in range(11))
+SHARED_BUDGETS = (2, 3, 4)
+WANTED = (2, 4, 8)
 
 
 def load(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -112,6 +118,32 @@ def lunch_table(seeds: int = SEEDS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def sharing_methods(budget: int) -> dict[str, Method]:
+    """By name, methods with `budget` pairs of vectors per layer; from the third on each differs
+    from the one before in one switch of MoS. A layer's rank is then twice the budget."""
+    rank = 2 * budget
+    return {
+        "LoRA": LoRA(budget),
+        "pure sharing": MoS(None, budget, dissociate=False),
+        "subset": MoS(rank, budget, dissociate=False),
+        "+ pairs apart": MoS(rank, budget),
+        "+ vectors cut": MoS(rank, budget, shards_per_vector=2),
+        "+ private: MoS": MoS(rank, budget, shards_per_vector=2, private=1),
+    }
+
+
+def sharing_curves(seeds: int = SEEDS) -> pd.DataFrame:
+    """Shares in reach of what six layers want: one row per budget, wanted rank, method and c, with
+    mean, low and high over seeds (95 %)."""
+    drawn = range(FIRST_SEED, FIRST_SEED + seeds)
+    tables = []
+    for budget in SHARED_BUDGETS:
+        for wanted in WANTED:
+            table = sharing_table(sharing_methods(budget), ALIKE, rank=wanted, seeds=drawn)
+            tables.append(curves_of(table).assign(budget=budget, wanted=wanted))
+    return pd.concat(tables, ignore_index=True)
+
+
 # --- Writing them -----------------------------------------------------------------------------
 
 
@@ -138,10 +170,12 @@ def _write(name: str, table: pd.DataFrame, methods: Sequence[Method]) -> None:
 
 def main() -> None:
     """Run everything and write the tables."""
-    racers = default_methods()
+    racers = core_methods()
     _write("race", race_table(racers), racers)
     budgets = [method for budget in BUDGETS for method in budget_methods(budget).values()]
     _write("lunch", lunch_table(), budgets)
+    sharers = [method for budget in SHARED_BUDGETS for method in sharing_methods(budget).values()]
+    _write("sharing", sharing_curves(), sharers)
     write_thumbnails()
 
 

@@ -1,0 +1,81 @@
+"""DiSHA, the frame around MiSS: one small D of any shape, repeated until it has W's shape."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.shards import shard_matrix, shard_sums, spread
+
+
+@dataclass(frozen=True)
+class DiSHA(Method):
+    """ΔW = expand(D): W is tiled with copies of D (r₁ × r₂). D = 0 at first, no scaling.
+
+        ΔW[i, j] = D[i mod r₁, j mod r₂], so ΔW x = the tile D S repeated, S = block sums of x
+
+    Members that have names, where D tiles W: MiSS r is DiSHA(out, r), MiSS with shared rows in
+    its tiled layout DiSHA(N, in), MiSS mini DiSHA(mini, r), frozen fine-tuning DiSHA(out, in).
+
+    Args:
+        rows: r₁, must divide out_features.
+        columns: r₂, must divide in_features. MiSS itself takes any r: it cuts off the last copy.
+
+    Source: DiSHA (arXiv 2409.15371v6) §3; MiSS (v12) Eq. 2. Of the frame only this expansion is
+    there: copies side by side, all alike.
+    """
+
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", validation.positive_int("rows", self.rows))
+        object.__setattr__(self, "columns", validation.positive_int("columns", self.columns))
+
+    @property
+    def name(self) -> str:
+        return f"DiSHA {self.rows}×{self.columns}"
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.rows * self.columns
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(self.rows, self.columns)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        validation.divides("rows", self.rows, out_features=out_features)
+        validation.divides("columns", self.columns, in_features=in_features)
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "DiSHAAdapter":
+        return DiSHAAdapter(self, base)
+
+
+class DiSHAAdapter(Adapter):
+    """D (r₁ × r₂)."""
+
+    stackable = True
+    method: DiSHA
+
+    def __init__(self, method: DiSHA, base: nn.Linear) -> None:
+        super().__init__(method, base)
+        self.D = self.zeros(method.rows, method.columns)
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        wide = spread(self.D, self.in_features, "tiled")
+        return spread(wide.mT, self.out_features, "tiled").mT
+
+    def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
+        rows, columns = self.D.shape[-2:]
+        row_copies = shard_matrix(self.out_features, rows, "tiled", self.D).mT
+        column_copies = shard_matrix(self.in_features, columns, "tiled", self.D)
+        members = self.D.shape[:-2]
+        if rows < columns:
+            return row_copies.expand(*members, -1, -1), self.D @ column_copies
+        return row_copies @ self.D, column_copies.expand(*members, -1, -1)
+
+    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        sums = shard_sums(x, self.method.columns, "tiled")
+        return spread(sums @ self.D.mT, self.out_features, "tiled")

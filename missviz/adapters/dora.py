@@ -1,0 +1,155 @@
+"""DoRA: train how long each row of the weight is apart from where it points (DoRA Eq. 5)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+from missviz.randomness import uniform
+
+EPSILON = 1e-5
+"""What the published script adds to its column norms."""
+
+
+@dataclass(frozen=True)
+class DoRA(Method):
+    """W′ = m ∘ V / ‖V‖ with V = W₀ + s B A: direction V, moved as in LoRA, and length m.
+
+        norm="rows"      ‖V‖ and m have one number per output, (d,)    PEFT, the DoRA authors' code
+        norm="columns"   one number per input, (k,), and ‖V‖ + 1e-5   the no-free-lunch script
+
+    m starts at ‖W₀‖, so W′ = W₀ at first. With the script's 1e-5 it is only close to W₀: a column
+    w starts as w ‖w‖ / (‖w‖ + 1e-5), the one start here that does not keep the contract.
+
+    Args:
+        rank: r, at most min(out, in).
+        alpha: α in s = α / r; None means s = 1.
+        norm: "rows" or "columns".
+        norm_gradient: whether ∂L/∂A and ∂L/∂B see that ‖V‖ moves with V. DoRA §4.3 and PEFT hold
+            ‖V‖ constant in backward, which saves memory and makes the gradient no derivative;
+            the script does not. None means as they do: False for rows, True for columns.
+
+    A starts from U(−1/√k, 1/√k), B at 0. PEFT calls m `lora_magnitude_vector`.
+    Raises (in `on`): ValueError where W₀ holds NaN or infinity, or a row without a direction.
+    Source: DoRA Eq. 5 and §4.3; `peft/tuners/lora/dora.py`; `monitor.py` in JL-er/MiSS.
+    """
+
+    rank: int
+    alpha: float | None = None
+    norm: Literal["rows", "columns"] = "rows"
+    norm_gradient: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+        validation.one_of("norm", self.norm, ("rows", "columns"))
+        if self.norm_gradient is None:
+            # Filled in, so that DoRA(4) == DoRA(4, norm_gradient=False).
+            object.__setattr__(self, "norm_gradient", self.norm == "columns")
+        validation.boolean("norm_gradient", self.norm_gradient)
+
+    @property
+    def name(self) -> str:
+        columns = " columns" if self.norm == "columns" else ""
+        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
+        usual = self.norm_gradient == (self.norm == "columns")
+        gradient = "" if usual else f" {'moving' if self.norm_gradient else 'constant'} norm"
+        return f"DoRA{columns} r={self.rank}{alpha}{gradient}"
+
+    @property
+    def scaling(self) -> float:
+        """s = α / r."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        lengths = out_features if self.norm == "rows" else in_features
+        return self.rank * (out_features + in_features) + lengths
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(out_features, in_features)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        validation.at_most(
+            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
+        )
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "DoRAAdapter":
+        return DoRAAdapter(self, base, generator)
+
+
+class DoRAAdapter(Adapter):
+    """A (r × k), B (d × r) and the lengths m, (d,) or (k,).
+
+    There are no thin factors: stretching rows (or columns) of W₀ is an update of full rank.
+    """
+
+    stackable = True
+    method: DoRA
+
+    def __init__(self, method: DoRA, base: nn.Linear, generator: torch.Generator) -> None:
+        super().__init__(method, base)
+        self.exact_gradient = bool(method.norm_gradient)
+        self.along = -1 if method.norm == "rows" else -2
+        shape = (method.rank, self.in_features)
+        self.A = self.parameter(uniform(shape, 1 / math.sqrt(self.in_features), generator))
+        self.B = self.zeros(self.out_features, method.rank)
+        weight = base.weight.detach()
+        validation.finite("the weight for DoRA's norms", weight)
+        self.m = self.parameter(self.lengths(weight))
+        zero = int((self.m == 0).sum())
+        if method.norm == "rows" and zero:
+            raise ValueError(
+                f"the weight has {zero} rows of zeros of {self.out_features}; DoRA scales a row by "
+                "its norm, so none may be zero"
+            )
+
+    def lengths(self, V: Float[Tensor, "*member out in_"]) -> Float[Tensor, "*member n"]:
+        """‖V‖: the norm of each row of V, or of each column."""
+        return torch.linalg.vector_norm(V, dim=self.along)
+
+    def direction(self) -> Float[Tensor, "*member out in_"]:
+        """V = W₀ + s B A."""
+        return self.base.weight + self.method.scaling * (self.B @ self.A)
+
+    def gain(self, V: Float[Tensor, "*member out in_"]) -> Float[Tensor, "*member n"]:
+        """m / ‖V‖, what each row or column of V is multiplied by."""
+        lengths = self.lengths(V if self.method.norm_gradient else V.detach())
+        return self.m / (lengths if self.method.norm == "rows" else lengths + EPSILON)
+
+    @property
+    def weight(self) -> Float[Tensor, "*member out in_"]:
+        V = self.direction()
+        return self.gain(V).unsqueeze(self.along) * V
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        return self.weight - self.base.weight
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch in_"],
+        base_output: Float[Tensor, "*batch out"] | None = None,
+    ) -> Float[Tensor, "*batch out"]:
+        """y = (W₀ + ΔW) x + b, for rows as ΔW x = (m/‖V‖ − 1) W₀ x + (m/‖V‖) s B A x.
+
+        V is then built for its norms alone: while they are constant in backward, no gradient of
+        its size is made. W₀ x is `base_output` less the bias, which has no part in ΔW x.
+        """
+        if self.method.norm == "columns":
+            return self.through_weight(x, base_output)
+        if base_output is None:
+            base_output = self.base(x)
+        gain = per_output(self.gain(self.direction()))
+        plain = base_output if self.bias is None else base_output - per_output(self.bias)
+        moved = (x @ self.A.mT * self.method.scaling) @ self.B.mT
+        return base_output + (gain - 1) * plain + gain * moved
+
+
+def per_output(values: Float[Tensor, "*member out"]) -> Float[Tensor, "*member_n out"]:
+    """`values` as they go with outputs: (member, 1, out) with (member, n, out)."""
+    return values if values.dim() == 1 else values.unsqueeze(-2)

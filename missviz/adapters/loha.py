@@ -1,0 +1,100 @@
+"""LoHa: the Hadamard product of two LoRAs, so that the ranks multiply (FedPara Prop. 1)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+from missviz.randomness import uniform
+
+
+@dataclass(frozen=True)
+class LoHa(Method):
+    """ΔW = s · (w1_a w1_b) ∘ (w2_a w2_b), entry by entry; both factors have rank r, ΔW up to r².
+
+    w1_a, w2_a are d × r and start as U(−1/√r, 1/√r), w1_b is r × k and starts as U(−1/√k, 1/√k);
+    w2_b (r × k) = 0, so that ΔW = 0 at first. s = α / r.
+
+    The product of two entries of rank-r matrices is a sum over pairs (a, b) of rank-1 terms, so
+    ΔW = L R with r² columns L[:, ab] = s · w1_a[:, a] ∘ w2_a[:, b], and R alike (Khatri-Rao
+    products). That is worth it only while r² is small; forward builds ΔW, as PEFT's does.
+
+    Args:
+        rank: r of each factor, at most min(out, in).
+        alpha: α in the scaling s; None means α = r, so that s = 1.
+
+    Source: FedPara Prop. 1; `peft/tuners/loha/layer.py`.
+    """
+
+    rank: int
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+
+    @property
+    def name(self) -> str:
+        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
+        return f"LoHa r={self.rank}{alpha}"
+
+    @property
+    def scaling(self) -> float:
+        """s = α / r."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return 2 * self.rank * (out_features + in_features)
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(self.rank**2, out_features, in_features)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        validation.at_most(
+            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
+        )
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "LoHaAdapter":
+        return LoHaAdapter(self, base, generator)
+
+
+class LoHaAdapter(Adapter):
+    """Two pairs of thin matrices: w1_a, w2_a (d × r) and w1_b, w2_b (r × k)."""
+
+    stackable = True
+    method: LoHa
+
+    def __init__(self, method: LoHa, base: nn.Linear, generator: torch.Generator) -> None:
+        super().__init__(method, base)
+        tall, wide = (self.out_features, method.rank), (method.rank, self.in_features)
+
+        def kaiming(shape: tuple[int, int]) -> nn.Parameter:
+            # PEFT draws each matrix on its own, so the fan-in is its own last dimension.
+            return self.parameter(uniform(shape, 1 / math.sqrt(shape[1]), generator))
+
+        self.w1_a, self.w1_b, self.w2_a = kaiming(tall), kaiming(wide), kaiming(tall)
+        self.w2_b = self.zeros(*wide)
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        return self.method.scaling * (self.w1_a @ self.w1_b) * (self.w2_a @ self.w2_b)
+
+    def factors(
+        self,
+    ) -> tuple[Float[Tensor, "*member out r2"], Float[Tensor, "*member r2 in_"]] | None:
+        if self.method.rank**2 >= min(self.out_features, self.in_features):
+            return None
+        left = self.w1_a.unsqueeze(-1) * self.w2_a.unsqueeze(-2)
+        right = self.w1_b.unsqueeze(-2) * self.w2_b.unsqueeze(-3)
+        return self.method.scaling * left.flatten(-2), right.flatten(-3, -2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch in_"],
+        base_output: Float[Tensor, "*batch out"] | None = None,
+    ) -> Float[Tensor, "*batch out"]:
+        return self.through_weight(x, base_output)

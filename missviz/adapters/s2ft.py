@@ -1,0 +1,123 @@
+"""S2FT, structured sparse fine-tuning: a few whole columns or rows of W are trained, in full."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+
+
+@dataclass(frozen=True)
+class S2FT(Method):
+    """ΔW is M on the selected columns (or rows) of W and zero elsewhere. M = 0 at first, s = 1.
+
+        select="columns"   ΔW[:, idx] = M   trains columns of W, M is d × r: a few inputs
+        select="rows"      ΔW[idx, :] = M   trains rows of W, M is r × k: a few outputs
+
+    So ΔW x = M x[idx] for columns; for rows it is M x in the places idx. Training columns is
+    ΔW = M F with F frozen, like `FixedFactor(r, "columns")`, where idx is always 0 … r − 1.
+
+    The names are a trap: the authors' `S2RowLinear`, for layers such as `down_proj`, trains
+    columns of W, and their `S2ColumnLinear` trains rows.
+
+    Args:
+        rank: how many columns or rows are trained (s in the paper; a rank, as ΔW has this rank).
+        select: "columns" or "rows".
+        order: "random" draws idx from the generator; "given" takes 0 … rank − 1, for layers whose
+            features are in order already. The authors permute each block of a transformer so that
+            what they select comes to stand together; on one layer that changes nothing.
+
+    Source: `s2.py` of Infini-AI-Lab/S2FT.
+    """
+
+    rank: int
+    select: Literal["columns", "rows"] = "columns"
+    order: Literal["random", "given"] = "random"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
+        validation.one_of("select", self.select, ("columns", "rows"))
+        validation.one_of("order", self.order, ("random", "given"))
+
+    @property
+    def name(self) -> str:
+        order = " given" if self.order == "given" else ""
+        return f"S2FT {self.select}{order} r={self.rank}"
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.rank * (out_features if self.select == "columns" else in_features)
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(self.rank, out_features, in_features)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        if self.select == "columns":
+            validation.at_most("rank", self.rank, "in_features", in_features)
+        else:
+            validation.at_most("rank", self.rank, "out_features", out_features)
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "S2FTAdapter":
+        columns = self.select == "columns"
+        return (ColumnsS2FTAdapter if columns else RowsS2FTAdapter)(self, base, generator)
+
+
+class S2FTAdapter(Adapter):
+    """M, and idx: where it stands in W, in ascending order."""
+
+    stackable = True
+    method: S2FT
+    idx: Tensor
+
+    def select(self, size: int, generator: torch.Generator) -> None:
+        """Keep as idx which of `size` columns or rows are trained."""
+        if self.method.order == "given":
+            chosen = torch.arange(self.method.rank)
+        else:
+            shuffled = torch.randperm(size, generator=generator, device=generator.device)
+            chosen = shuffled[: self.method.rank].sort().values
+        self.register_buffer("idx", chosen.to(self.base.weight.device))
+
+    def selection(self, size: int) -> Float[Tensor, "*member r size"]:
+        """F with F[i, j] = 1 iff idx_i = j."""
+        return nn.functional.one_hot(self.idx, size).to(self.base.weight)
+
+    def places(self, like: Float[Tensor, "*batch size"]) -> Int[Tensor, "*batch r"]:
+        """idx for each row of `like`; members have an idx each."""
+        idx = self.idx if self.idx.dim() == 1 else self.idx.unsqueeze(-2)
+        return idx.expand(*like.shape[:-1], -1)
+
+
+class ColumnsS2FTAdapter(S2FTAdapter):
+    """ΔW[:, idx] = M (d × r)."""
+
+    def __init__(self, method: S2FT, base: nn.Linear, generator: torch.Generator) -> None:
+        super().__init__(method, base)
+        self.select(self.in_features, generator)
+        self.M = self.zeros(self.out_features, method.rank)
+
+    def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
+        return self.M, self.selection(self.in_features)
+
+    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        return x.gather(-1, self.places(x)) @ self.M.mT
+
+
+class RowsS2FTAdapter(S2FTAdapter):
+    """ΔW[idx, :] = M (r × k)."""
+
+    def __init__(self, method: S2FT, base: nn.Linear, generator: torch.Generator) -> None:
+        super().__init__(method, base)
+        self.select(self.out_features, generator)
+        self.M = self.zeros(method.rank, self.in_features)
+
+    def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
+        return self.selection(self.out_features).mT, self.M
+
+    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        made = x @ self.M.mT
+        empty = made.new_zeros(*made.shape[:-1], self.out_features)
+        return empty.scatter(-1, self.places(made), made)

@@ -1,0 +1,94 @@
+"""Products that start at B₀ A₀ ≠ 0: PiSSA, OLoRA and LoRA-GA differ in (B₀, A₀) alone."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+
+
+@dataclass(frozen=True)
+class StartedProduct(Method):
+    """ΔW = s (B A − B₀ A₀), s = α / r: A, B leave from A₀, B₀.
+
+    Published as a frozen residual W₀ − s B₀ A₀ plus a trained s B A; that is the same function.
+    ΔW is measured from W₀, so it is zero at first and its rank is up to 2r, not r. A method of
+    this kind adds `family` and an `adapter` that finds B₀ and A₀.
+    """
+
+    family: ClassVar[str]
+
+    rank: int
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+
+    @property
+    def name(self) -> str:
+        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
+        return f"{self.family} r={self.rank}{alpha}"
+
+    @property
+    def scaling(self) -> float:
+        """s = α / r."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.rank * (out_features + in_features)
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(2 * self.rank, out_features, in_features)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        validation.at_most(
+            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
+        )
+
+
+class StartedProductAdapter(Adapter):
+    """A (r × k) and B (d × r), trained, beside A₀ and B₀ as they were."""
+
+    stackable = True
+    method: StartedProduct
+    A0: Tensor
+    B0: Tensor
+
+    def __init__(
+        self,
+        method: StartedProduct,
+        base: nn.Linear,
+        B0: Float[Tensor, "out r"],
+        A0: Float[Tensor, "r in_"],
+    ) -> None:
+        super().__init__(method, base)
+        # Copies: slices of a factor would keep all of it in memory.
+        self.A = self.parameter(A0.clone())
+        self.B = self.parameter(B0.clone())
+        self.register_buffer("A0", self.A.detach().clone())
+        self.register_buffer("B0", self.B.detach().clone())
+
+    def factors(self) -> tuple[Float[Tensor, "*member out r2"], Float[Tensor, "*member r2 in_"]]:
+        left = self.method.scaling * torch.cat([self.B, -self.B0], dim=-1)
+        return left, torch.cat([self.A, self.A0], dim=-2)
+
+    def delta(self) -> Float[Tensor, "*member out in_"]:
+        return self.method.scaling * (self.B @ self.A - self.B0 @ self.A0)
+
+    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        # Exactly zero at first: both terms are then the same arithmetic on the same numbers.
+        now, before = (x @ self.A.mT) @ self.B.mT, (x @ self.A0.mT) @ self.B0.mT
+        return self.method.scaling * (now - before)
+
+
+def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:
+    """`matrix` for an SVD or QR: in at least float32, and ValueError where it is not finite."""
+    matrix = matrix.detach()
+    validation.finite(name, matrix)
+    return matrix if matrix.dtype == torch.float64 else matrix.float()

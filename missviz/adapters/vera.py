@@ -1,0 +1,96 @@
+"""VeRA: two random matrices for the whole model, frozen; each layer trains two vectors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Method
+from missviz.randomness import uniform
+
+
+@dataclass(frozen=True)
+class VeRA(Method):
+    """ΔW = diag(b) B diag(v) A: A (r × k) and B (d × r) random and frozen, v and b trained.
+
+    All layers of a model use the same A and B. They are as large as the widest layer needs, so
+    A is drawn r × k_max from U(±√(6/k_max)) and B d_max × r from U(±√(6/r)); a smaller layer takes
+    the first k columns and the first d rows. b (d,) = 0 at first and v (r,) = `d_initial`.
+
+    Args:
+        rank: r. It costs one number each, so it may well exceed min(out, in).
+        d_initial: the start of every entry of v.
+
+    PEFT calls v `vera_lambda_d` and b `vera_lambda_b`.
+    Source: VeRA Eq. 2; `peft/tuners/vera/layer.py` and `model.py`.
+    """
+
+    rank: int = 256
+    d_initial: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
+        start = validation.positive_float("d_initial", self.d_initial)
+        object.__setattr__(self, "d_initial", start)
+
+    @property
+    def name(self) -> str:
+        start = "" if self.d_initial == 0.1 else f" d_initial={self.d_initial:g}"
+        return f"VeRA r={self.rank}{start}"
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return out_features + self.rank
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(self.rank, out_features, in_features)
+
+    def shared(
+        self, layers: Sequence[nn.Linear], generator: torch.Generator
+    ) -> dict[nn.Linear, tuple[nn.Parameter, nn.Parameter]]:
+        """For each layer the A (r × k_max) and B (d_max × r) of its dtype and device."""
+        widest = max(layer.in_features for layer in layers)
+        tallest = max(layer.out_features for layer in layers)
+        A = uniform((self.rank, widest), math.sqrt(6 / widest), generator)
+        B = uniform((tallest, self.rank), math.sqrt(6 / self.rank), generator)
+        # Mostly one pair; layers of another dtype or on another device have the same numbers there.
+        pairs: dict[tuple[torch.dtype, torch.device], tuple[nn.Parameter, nn.Parameter]] = {}
+        for layer in layers:
+            kind = layer.weight.dtype, layer.weight.device
+            if kind not in pairs:
+                pairs[kind] = _frozen(A, layer.weight), _frozen(B, layer.weight)
+        return {layer: pairs[layer.weight.dtype, layer.weight.device] for layer in layers}
+
+    def adapter(
+        self, base: nn.Linear, generator: torch.Generator, shared: Any = None
+    ) -> "VeRAAdapter":
+        return VeRAAdapter(self, base, *shared[base])
+
+
+def _frozen(values: Tensor, like: Tensor) -> nn.Parameter:
+    # A parameter and not a buffer: what several modules hold then stays one tensor when moved.
+    return nn.Parameter(values.to(like), requires_grad=False)
+
+
+class VeRAAdapter(Adapter):
+    """v (r,) and b (d,), trained, beside A and B, which all adapters of the model hold."""
+
+    stackable = True
+
+    def __init__(self, method: VeRA, base: nn.Linear, A: nn.Parameter, B: nn.Parameter) -> None:
+        super().__init__(method, base)
+        self.A, self.B = A, B
+        self.v = self.parameter(base.weight.new_full((method.rank,), method.d_initial))
+        self.b = self.zeros(self.out_features)
+
+    def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
+        A, B = self.A[..., : self.in_features], self.B[..., : self.out_features, :]
+        return self.b.unsqueeze(-1) * B * self.v.unsqueeze(-2), A
+
+    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        left, right = self.factors()
+        return (x @ right.mT) @ left.mT

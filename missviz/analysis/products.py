@@ -1,0 +1,107 @@
+"""ΔW without a layer: a product of two factors, and singular vectors without ΔW itself."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, Update
+from missviz.machine import one_thread
+
+NEGLIGIBLE = 1e-6
+"""Singular values below this share of the largest count as zero: float32, in which adapters are
+trained and kept, cannot tell them from rounding."""
+ROUNDING = 1e-10
+"""A product this small relative to its factors is a sum that cancels: zero, but for rounding."""
+
+
+class Product(Update):
+    """ΔW = left @ right, and nothing else is known of it.
+
+    Args:
+        left: (out, r).
+        right: (r, in).
+        method: what it is called in tables.
+
+    Raises ValueError where the shapes do not go together.
+    """
+
+    def __init__(
+        self, left: Float[Tensor, "out r"], right: Float[Tensor, "r in_"], method: str = "product"
+    ) -> None:
+        if left.dim() != 2 or right.dim() != 2 or left.shape[1] != right.shape[0]:
+            raise ValueError(
+                f"left of shape {tuple(left.shape)} and right of shape {tuple(right.shape)}; "
+                "they must be (out, r) and (r, in)"
+            )
+        self.left, self.right, self.method = left, right, method
+        self.shape = left.shape[0], right.shape[1]
+        self.rank = left.shape[1]
+        self.num_parameters = left.numel() + right.numel()
+
+    def factors(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
+        return self.left, self.right
+
+    def delta(self) -> Float[Tensor, "out in_"]:
+        return self.left @ self.right
+
+
+@torch.no_grad()
+def shortened(update: Update) -> tuple[Float[Tensor, "out n"] | None, Float[Tensor, "n in_"]]:
+    """(Q, short) in float64 with ΔW = Q @ short, where Q has orthonormal columns; None is identity.
+
+    `short` has the norm, the singular values and the products between columns that ΔW has, and as
+    few rows as its factors have rank. An update that has no factors is its own `short`.
+
+    Raises ValueError where ΔW is not 2-D, or holds NaN or infinity.
+    """
+    with one_thread():
+        thin = update.factors()
+    if thin is None:
+        if isinstance(update, Adapter):
+            # In float64 from the start: rounding of W₀ + ΔW would show as ΔW.
+            update = copy.deepcopy(update).cpu().double()
+        delta = _checked("ΔW", update.delta())
+        return None, delta
+    with one_thread():
+        left, right = (
+            _checked(f"ΔW's {side} factor", factor)
+            for side, factor in zip(("left", "right"), thin, strict=True)
+        )
+        Q, R = torch.linalg.qr(left)
+        short = R @ right
+        terms = torch.linalg.norm(R) * torch.linalg.norm(right)
+        cancels = torch.linalg.norm(short) <= ROUNDING * terms
+    return Q, torch.zeros_like(short) if cancels else short
+
+
+def _checked(name: str, values: Tensor) -> Tensor:
+    if values.dim() != 2:
+        raise ValueError(f"{name} of shape {tuple(values.shape)} is not that of one layer")
+    validation.finite(name, values)
+    return values.detach().cpu().double()
+
+
+class Decomposition(NamedTuple):
+    """ΔW = U diag(S) Vᵀ in float64, largest first, only where S is above zero."""
+
+    U: Float[Tensor, "out n"]
+    S: Float[Tensor, " n"]
+    V: Float[Tensor, "in_ n"]
+
+
+def decompose(update: Update) -> Decomposition:
+    """Singular vectors and values of ΔW (out, in); raises as `shortened`."""
+    Q, short = shortened(update)
+    U, S, Vh = torch.linalg.svd(short, full_matrices=False)
+    rank = numerical_rank(S)
+    U, S, V = U[:, :rank], S[:rank], Vh[:rank].mT
+    return Decomposition(U if Q is None else Q @ U, S, V)
+
+
+def numerical_rank(values: Float[Tensor, " n"]) -> int:
+    """How many of these singular values, largest first, are more than rounding."""
+    return int((values > NEGLIGIBLE * values[:1]).sum())

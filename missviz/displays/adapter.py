@@ -1,0 +1,313 @@
+"""An adapter on a whole model: how large ΔW is in each module, and the spectra of some of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
+
+from missviz.displays.base import Display
+from missviz.style import BLUE, FAINT, GREEN, ORANGE, paper, row_of_axes, text_scale
+
+COLORS = (ORANGE, BLUE, GREEN)
+MARKERS = ("o", "^", "D")
+"""One for each module whose spectrum is shown."""
+WIDTH = 11
+"""Of the figure, inches."""
+TALLEST = 12
+LONGEST_NAME = 18
+"""Characters of a module's name in the picture; the end says more than the beginning."""
+MOST_LABELS = 8
+"""Numbers of layers at the axis; more would run into each other."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where axes and colours end, the same for all pictures of a panel."""
+
+    sizes: tuple[float, float]
+    values: tuple[float, float]
+    count: int
+
+    @classmethod
+    def of(cls, *tables: pd.DataFrame) -> "Limits":
+        """Those that hold all of these tables from `missviz.inspect_adapter`."""
+        values = [value for table in tables for row in table["singular_values"] for value in row]
+        counts = [len(row) for table in tables for row in table["singular_values"]]
+        return cls(
+            _room([size for table in tables for size in sizes_of(table)[1]], 1.2),
+            _room(values, 1.5),
+            max(1, *counts),
+        )
+
+
+def _room(values: Sequence[float], room: float) -> tuple[float, float]:
+    above = [value for value in values if value > 0 and math.isfinite(value)]
+    return (min(above) / room, max(above) * room) if above else (0.1, 1.0)
+
+
+class AdapterDisplay(Display):
+    """A map of ‖ΔW‖ / ‖W₀‖, kinds of module × layers, and σ(ΔW) of up to three modules.
+
+    Where W₀ is not known anywhere, the map shows ‖ΔW‖. Grey cells have ΔW = 0; where there is no
+    module, or nothing could be measured, the map is empty. Both colours and singular values are on
+    logarithmic scales. Lines with dashes are a control's, in the same module.
+
+    Args:
+        table: from `missviz.inspect_adapter`.
+        modules: whose spectra are shown, at most three; None means the modules with the smallest,
+            the middle and the largest cell.
+        control: a table of another adapter on the same layers, to compare spectra with.
+        control_name: what it is.
+        limits: None means those of this picture alone.
+
+    Raises ValueError where a module is not in a table, or there are too many.
+
+    After `plot`: `im_`, `frames_`, `lines_`, `control_lines_`, `texts_` (the last three in the
+    order of `modules`), `axes_`, `figure_`.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        modules: Sequence[str] | None = None,
+        *,
+        control: pd.DataFrame | None = None,
+        control_name: str = "control",
+        limits: Limits | None = None,
+    ) -> None:
+        self.rows = {row["module"]: row for row in table.to_dict("records")}
+        self.control = {row["module"]: row for row in _records(control)}
+        self.control_name = control_name
+        self.measure, sizes = sizes_of(table)
+        self.sizes = dict(zip(self.rows, sizes, strict=True))
+        self.modules = list(_extremes(self.sizes) if modules is None else modules)
+        if len(self.modules) > len(COLORS):
+            raise ValueError(f"modules has {len(self.modules)} names; at most {len(COLORS)}")
+        for module in self.modules:
+            if module not in self.rows:
+                raise ValueError(f"modules: there is no {module!r} in the table")
+            if control is not None and module not in self.control:
+                raise ValueError(f"control: there is no {module!r} in the table")
+        self.limits = limits or Limits.of(table, *([] if control is None else [control]))
+        self.places = places_of(list(self.rows))
+        self.kinds = list(dict.fromkeys(kind for kind, _ in self.places.values()))
+        self.layers = sorted({layer for _, layer in self.places.values()})
+
+    def summary(self) -> str:
+        known = {name: size for name, size in self.sizes.items() if size > 0}
+        methods = ", ".join(dict.fromkeys(str(row["method"]) for row in self.rows.values()))
+        parts = [f"{methods}: {len(self.rows)} modules"]
+        if known:
+            low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+            parts += [
+                f"{self.measure} from {known[low]:.2g} ({self._label(low)}) "
+                f"to {known[high]:.2g} ({self._label(high)})"
+            ]
+        dead = sum(size == 0 for size in self.sizes.values())
+        parts += [f"ΔW = 0 in {dead}"] if dead else []
+        for module in self.modules:
+            parts.append(f"{self._label(module)}: {_words(self.rows[module])}")
+            if module in self.control:
+                control = self.control[module]
+                parts.append(f"{self.control_name}: stable rank {control['stable_rank']:.1f}")
+        return "; ".join(parts)
+
+    def plot(self) -> "AdapterDisplay":
+        """Draw into a figure of its own."""
+        height = min(TALLEST, max(4.0, 1.5 + 0.32 * len(self.kinds) * text_scale()))
+        self.axes_ = row_of_axes(
+            WIDTH, height, (3.2, 2.6), left=1.65, right=2.1, gap=1.25, bottom=0.6
+        )
+        self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
+        self._draw_map()
+        self._draw_spectra()
+        self.outcome_ = [self.im_, *self.lines_, *self.control_lines_, *self.texts_]
+        self._fill()
+        return self
+
+    def _draw_map(self) -> None:
+        ax = self.axes_[0]
+        low, high = self.limits.sizes
+        colors = colormaps["Blues"].with_extremes(bad=paper(), under=FAINT)
+        norm = LogNorm(low, high)
+        shape = len(self.kinds), len(self.layers)
+        self.im_ = ax.imshow(np.full(shape, np.nan), cmap=colors, norm=norm, aspect="auto")
+        step = math.ceil(len(self.layers) / MOST_LABELS)
+        layers = ["–" if layer < 0 else str(layer) for layer in self.layers]
+        ax.set_xticks(range(0, len(layers), step), layers[::step])
+        step = math.ceil(len(self.kinds) / (3 * TALLEST))
+        ax.set_yticks(
+            range(0, len(self.kinds), step),
+            [_short(kind) for kind in self.kinds[::step]],
+            parse_math=False,
+        )
+        ax.set(xlabel="layer", title=self.measure)
+        self.frames_ = [
+            Rectangle((-0.5, -0.5), 1, 1, fill=False, ec=color, lw=2.5)
+            for color in COLORS[: len(self.modules)]
+        ]
+        for frame in self.frames_:
+            ax.add_patch(frame)
+        # By hand: a colour bar would take its room from the map's axes.
+        place = ax.get_position()
+        left, width = place.x1 + 0.1 / WIDTH, 0.14 / WIDTH
+        bar = self.figure_.add_axes((left, place.y0, width, place.height))
+        ticks = [low, math.sqrt(low * high), high]
+        bar.imshow(
+            np.geomspace(low, high, 64)[:, None],
+            cmap=colors,
+            norm=norm,
+            aspect="auto",
+            origin="lower",
+            extent=(0, 1, 0, 1),
+        )
+        bar.set_xticks([])
+        bar.yaxis.tick_right()
+        bar.set_yticks([0, 0.5, 1], [f"{tick:.1g}" for tick in ticks])
+
+    def _draw_spectra(self) -> None:
+        ax = self.axes_[1]
+        count, (low, high) = self.limits.count, self.limits.values
+        ax.set(xscale="log", xlim=(0.9, 1.15 * count), xlabel="n", title="σ(ΔW)")
+        powers = [2**power for power in range(0, count.bit_length(), 1 if count < 9 else 2)]
+        ax.set_xticks(powers, [str(power) for power in powers])
+        ax.set_xticks([], minor=True)
+        ax.set(yscale="log", ylim=(low, high))
+        decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+        step = math.ceil(len(decades) / 6) or 1
+        ax.set_yticks(
+            [10.0**decade for decade in decades[::step]],
+            [f"$10^{{{decade}}}$" for decade in decades[::step]],
+        )
+        ax.set_yticks([], minor=True)
+        slots = list(zip(COLORS, MARKERS, strict=True))[: len(self.modules)]
+        self.control_lines_ = [ax.plot([], [], ls="--", color=color)[0] for color, _ in slots]
+        self.lines_ = [ax.plot([], [], color=color, marker=mark, ms=4)[0] for color, mark in slots]
+        across = 1 + 0.15 * text_scale() / (ax.get_position().width * WIDTH)
+        self.texts_ = [
+            ax.text(
+                across,
+                1 - slot / len(slots),
+                "",
+                va="top",
+                color=color,
+                linespacing=1.3,
+                transform=ax.transAxes,
+                parse_math=False,
+            )
+            for slot, (color, _) in enumerate(slots)
+        ]
+
+    def _fill(self) -> None:
+        cells = np.full((len(self.kinds), len(self.layers)), np.nan)
+        for module, (kind, layer) in self.places.items():
+            size = self.sizes[module]
+            cells[self._cell(kind, layer)] = self.limits.sizes[0] / 10 if size == 0 else size
+        self.im_.set_data(cells)
+        for slot, module in enumerate(self.modules):
+            row, column = self._cell(*self.places[module])
+            self.frames_[slot].set_xy((column - 0.5, row - 0.5))
+            self.lines_[slot].set_data(*_curve(self.rows[module]))
+            control = self.control.get(module)
+            self.control_lines_[slot].set_data(*_curve(control))
+            words = [self._label(module), *_words(self.rows[module]).split(", ")]
+            if control is not None:
+                words += [f"- - {self.control_name}:", f"stable rank {control['stable_rank']:.1f}"]
+            self.texts_[slot].set_text("\n".join(words))
+
+    def _label(self, module: str) -> str:
+        kind, layer = self.places[module]
+        return _short(kind) if layer < 0 else f"{_short(kind)} {layer}"
+
+    def _cell(self, kind: str, layer: int) -> tuple[int, int]:
+        return self.kinds.index(kind), self.layers.index(layer)
+
+    def update(self, other: "AdapterDisplay") -> None:
+        """Show other modules, sizes or controls on the same layers with the same artists."""
+        same = other.places == self.places and other.limits == self.limits
+        if not same or len(other.modules) != len(self.modules) or other.measure != self.measure:
+            super().update(other)
+            return
+        self.rows, self.sizes, self.modules = other.rows, other.sizes, other.modules
+        self.control, self.control_name = other.control, other.control_name
+        self._fill()
+
+    def ghost(self, pinned: "AdapterDisplay") -> list[Artist]:
+        """The pinned modules' singular values as dotted grey lines."""
+        dotted: dict[str, Any] = {"color": FAINT, "ls": (0, (1, 1)), "lw": 3, "zorder": 1.5}
+        return [
+            line
+            for module in pinned.modules
+            for line in self.axes_[1].plot(*_curve(pinned.rows[module]), **dotted)
+        ]
+
+
+def sizes_of(table: pd.DataFrame) -> tuple[str, list[float]]:
+    """What a map of this table shows, and each module's value."""
+    if table["relative_norm"].notna().any():
+        return "‖ΔW‖ / ‖W₀‖", table["relative_norm"].tolist()
+    return "‖ΔW‖", table["norm"].tolist()
+
+
+def places_of(modules: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """(kind, layer) of each module: "layers.3.attn.q_proj" is an "attn.q_proj" in layer 3.
+
+    The first number in a name is the layer, −1 where there is none. What comes before it is part of
+    the kind only where two modules would have the same place (an encoder's and a decoder's).
+    """
+    split = {}
+    for module in modules:
+        parts = module.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+        if number is None:
+            split[module] = "", module, -1
+        else:
+            before, after = ".".join(parts[:number]), ".".join(parts[number + 1 :])
+            split[module] = before, after or before or "layer", int(parts[number])
+    stems: dict[tuple[str, int], set[str]] = {}
+    for before, kind, layer in split.values():
+        stems.setdefault((kind, layer), set()).add(before)
+    ambiguous = {kind for (kind, _), befores in stems.items() if len(befores) > 1}
+    return {
+        module: (f"{before}…{kind}" if kind in ambiguous else kind, layer)
+        for module, (before, kind, layer) in split.items()
+    }
+
+
+def _records(table: pd.DataFrame | None) -> list[dict[Any, Any]]:
+    return [] if table is None else table.to_dict("records")
+
+
+def _extremes(sizes: Mapping[str, float]) -> list[str]:
+    ranked = sorted((name for name, size in sizes.items() if size > 0), key=sizes.__getitem__)
+    picked = [ranked[place] for place in (0, len(ranked) // 2, -1)] if ranked else []
+    return list(dict.fromkeys(picked))
+
+
+def _curve(row: Mapping[Any, Any] | None) -> tuple[np.ndarray, np.ndarray]:
+    values = np.array([] if row is None else row["singular_values"])
+    return np.arange(1, len(values) + 1), values
+
+
+def _words(row: Mapping[Any, Any]) -> str:
+    """Rank, never without stable rank and the number of trained numbers."""
+    numbers = "? trained numbers"
+    if row["num_parameters"] is not None:
+        numbers = f"{row['num_parameters']} trained numbers"
+    if row["norm"] > 0:
+        ranks = f"rank {row['numerical_rank']:.0f}, stable rank {row['stable_rank']:.1f}"
+        return f"{ranks}, {numbers}"
+    return f"{'ΔW = 0' if row['norm'] == 0 else 'not measured'}, {numbers}"
+
+
+def _short(name: str) -> str:
+    """A name for a picture: its end, in letters that every font has."""
+    plain = "".join(letter if " " <= letter <= "~" or letter == "…" else "?" for letter in name)
+    return plain if len(plain) <= LONGEST_NAME else "…" + plain[1 - LONGEST_NAME :]
