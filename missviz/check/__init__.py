@@ -4,6 +4,7 @@ One file per lesson. No check raises: an untouched lesson runs through. Each ret
 a notebook shows.
 """
 
+from missviz.check.adapters import anonymous_adapters, anonymous_folders
 from missviz.check.colinearity import bat_is_linear, mean_cosine
 from missviz.check.expansion import invisible_input, my_miss
 from missviz.check.feedback import Feedback
@@ -15,6 +16,8 @@ from missviz.check.start_here import lora_delta
 
 __all__ = [
     "Feedback",
+    "anonymous_adapters",
+    "anonymous_folders",
     "bat_is_linear",
     "break_even",
     "gain_and_rate",

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from missviz.adapters.base import Method
 from missviz.analysis.sharing import sharing_table
 from missviz.displays.base import Display
-from missviz.style import DIVERGING, FAINT, ink, method_styles, row_of_axes, text_scale
+from missviz.style import DIVERGING, FAINT, method_styles, row_of_axes, text_scale
 
 ACROSS = 2
 """Layers' targets beside each other."""
@@ -94,7 +94,7 @@ class SharingDisplay(Display):
     def plot(self) -> "SharingDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.2, (2.0, 4.3, 2.4), left=0.15, right=0.3, bottom=0.55, top=0.4, gap=1.02
+            11, 4.2, (2.0, 4.2, 2.3), left=0.15, right=0.3, bottom=0.55, top=0.4, gap=1.2
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]
@@ -121,7 +121,7 @@ class SharingDisplay(Display):
         self.lines_, self.strokes_, self.bars_ = {}, {}, {}
         for name, style in method_styles(methods).items():
             look: dict[str, Any] = {"color": style.color, "ls": style.linestyle}
-            look |= {"marker": style.marker, "mec": ink(), "mew": 0.6, "ms": 8 * text_scale()}
+            look |= {"marker": style.marker, "mew": 1.6, "ms": 8 * text_scale()}
             (self.lines_[name],) = curves.plot([], [], **look)
             self.strokes_[name] = LineCollection([], colors=style.color, lw=1.2 * text_scale())
             curves.add_collection(self.strokes_[name], autolim=False)
@@ -150,7 +150,7 @@ class SharingDisplay(Display):
 
     def _fill(self) -> None:
         self.im_.set_data(_tiles(self.targets))
-        self.axes_[0].set_title(f"what {len(self.targets)} layers want")
+        self.axes_[0].set_title(f"the {len(self.targets)} targets")
         self.axes_[2].set_title(f"at c = {self.alike:g}")
         for row, (method, curve) in enumerate(self.curves.groupby("method", sort=False)):
             name, marked = str(method), (curve["alike"] == self.alike).to_numpy()

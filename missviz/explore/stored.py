@@ -128,7 +128,7 @@ def sharing_methods(budget: int) -> dict[str, Method]:
         "subset": MoS(rank, budget, dissociate=False),
         "+ pairs apart": MoS(rank, budget),
         "+ vectors cut": MoS(rank, budget, shards_per_vector=2),
-        "+ private: MoS": MoS(rank, budget, shards_per_vector=2, private=1),
+        "full MoS": MoS(rank, budget, shards_per_vector=2, private=1),
     }
 
 

@@ -53,8 +53,10 @@ def test_loha_entry_by_entry() -> None:
 
 
 def test_loha_has_factors_only_while_they_are_thin() -> None:
-    left, right = on(mv.LoHa(3), 10, 12).factors()
+    adapter = on(mv.LoHa(3, alpha=6.0), 10, 12)
+    left, right = adapter.factors()
     assert (left.shape, right.shape) == ((10, 9), (9, 12))
+    assert close(left @ right, adapter.delta())
     assert on(mv.LoHa(3), 9, 12).factors() is None
 
 

@@ -194,6 +194,20 @@ def test_only_the_untrained_are_dead(method, dtype: torch.dtype) -> None:
     assert warnings_of(adapted(method, 8, 8, dtype)) == []
 
 
+def test_an_untrained_dora_is_below_rounding() -> None:
+    """Its magnitudes are norms of W₀, rounded: ΔW is not exactly zero."""
+    (warning,) = warnings_of(mv.DoRA(2).on(random_linear(8, 8, torch.float32)))
+    assert "nothing was learnt" in warning or "float32 cannot tell from 0" in warning
+
+
+def test_what_has_no_factors_is_not_rounded() -> None:
+    adapter = adapted(mv.Bat(4), dtype=torch.float32)
+    D, blocks = adapter.D.double(), adapter.base.weight.double().reshape(3, 4, 4, 4)
+    delta = torch.einsum("oaib,obc->oaic", blocks, D) + D.unsqueeze(2)
+    norm = mv.inspect_adapter({"m": adapter})["norm"][0]
+    assert norm == pytest.approx(torch.linalg.norm(delta).item(), rel=1e-12)
+
+
 def test_a_change_that_w0_cannot_hold() -> None:
     adapter = mv.LoRA(1).on(random_linear(4, 4, torch.float64))
     adapter.B.data.fill_(1e-9)

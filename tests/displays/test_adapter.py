@@ -119,7 +119,7 @@ def test_update_keeps_limits(table) -> None:
 def test_names_are_not_trusted() -> None:
     """Neither mathematics nor letters that no font has, nor names without end, nor many rows."""
     names = [
-        "$\\frac{",
+        "$\\frac{$",
         "层.0.\u202eq",
         "x" * 5000,
         "",
