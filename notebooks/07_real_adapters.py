@@ -32,6 +32,7 @@
 # %%
 import copy
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ import missviz as mv
 from missviz import check
 from missviz.analysis.comparison import random_like
 
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 FOLDER = Path(tempfile.mkdtemp())
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -103,7 +105,7 @@ def adapt(name, config, batch, seed):
     """Train an adapter with PEFT and save it, as anybody would."""
     torch.manual_seed(seed)
     model = get_peft_model(copy.deepcopy(base), config)
-    loss = train(model, batch, steps=150)
+    loss = train(model, batch, steps=120)
     model.save_pretrained(FOLDER / name)
     print(f"{name}: loss {loss:.2f}")
     return FOLDER / name
@@ -245,11 +247,11 @@ for label, matrix in (("B A", B @ A), ("ΔW", changed)):
 
 # %% [markdown]
 # **MiSS has a mark that no training can remove**: its shards are copies, so the mean cosine between
-# them is 1.
+# them is 1. (A MiSS folder does not say how wide its layers are. The base does.)
 
 # %%
 for name, folder in (("LoRA", known), ("MiSS", miss)):
-    rows = mv.inspect_adapter(mv.read_peft(folder), base)
+    rows = mv.inspect_adapter(mv.read_peft(folder, base), base)
     print(
         f"{name}: shard cosine {rows.shard_cosine.mean():.3f}, "
         f"stable rank {rows.stable_rank.mean():.1f}, relative norm {rows.relative_norm.mean():.2f}"

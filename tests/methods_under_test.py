@@ -87,7 +87,10 @@ def methods_and_shapes(draw: st.DrawFn) -> tuple[Method, int, int]:
     block_size = draw(st.integers(1, 5))
     kind = draw(
         st.sampled_from(
-            ["lora", "pissa", "fixed", "columns", "rows", "mini", "bat", "vera", "mos", "full"]
+            [
+                *("lora", "pissa", "fixed", "columns", "rows", "mini"),
+                *("bat", "vera", "mos", "s2ft", "disha", "full"),
+            ]
         )
     )
     if kind == "lora":
@@ -122,6 +125,16 @@ def methods_and_shapes(draw: st.DrawFn) -> tuple[Method, int, int]:
             st.sampled_from([("right", "output"), ("right", "input"), ("left", "output")])
         )
         method = mv.Bat(block_size, side, index)
+    elif kind == "s2ft":
+        select = draw(st.sampled_from(["columns", "rows"]))
+        method = mv.S2FT(rank, select, order=draw(st.sampled_from(["random", "given"])))
+    elif kind == "disha":
+        rows, columns = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+        out_features, in_features = (
+            rows * draw(st.integers(1, 4)),
+            columns * draw(st.integers(1, 4)),
+        )
+        method = mv.DiSHA(rows, columns)
     elif kind == "vera":
         method = mv.VeRA(draw(st.integers(1, 24)))
     elif kind == "mos":

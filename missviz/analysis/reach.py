@@ -9,10 +9,12 @@ from torch import Tensor
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method, linear_with
 from missviz.adapters.bat import Bat, BatAdapter
+from missviz.adapters.disha import DiSHA, DiSHAAdapter
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.full import FrozenFineTuning, FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS, MiSSAdapter
+from missviz.adapters.s2ft import S2FT, S2FTAdapter
 from missviz.adapters.shards import shard_owner, shard_sums
 from missviz.adapters.started import StartedProduct
 
@@ -35,7 +37,8 @@ def reach(
     | LoRA                         | Σ of the r largest σ²(M) (Eckart-Young)                    |
     | PiSSA, OLoRA, LoRA-GA        | the same of M + s B₀A₀: what BA would have to be           |
     | FixedFactor, LoRA-FA         | projection of M on the rows of F                           |
-    | MiSS                         | projection on T (columns), R (rows), both (mini)           |
+    | MiSS, DiSHA                  | projection on T (columns), R (rows), both (mini, DiSHA)    |
+    | S2FT                         | the chosen columns or rows of M                            |
     | Bat                          | least squares per D block                                  |
 
     Args:
@@ -98,10 +101,16 @@ def _fixed_rows(adapter: Adapter, wanted: Matrix) -> float:
     return float(_onto_rows(wanted, thin[1]).square().sum())
 
 
-def _miss(adapter: Adapter, wanted: Matrix) -> float:
-    assert isinstance(adapter, MiSSAdapter)
+def _chosen(adapter: Adapter, wanted: Matrix) -> float:
+    assert isinstance(adapter, S2FTAdapter)
+    columns = adapter.method.select == "columns"
+    return float(wanted.index_select(1 if columns else 0, adapter.idx).square().sum())
+
+
+def _copies(adapter: Adapter, wanted: Matrix) -> float:
+    assert isinstance(adapter, MiSSAdapter | DiSHAAdapter)
     rows, columns = adapter.D.shape
-    layout = str(adapter.method.layout)
+    layout = str(adapter.method.layout) if isinstance(adapter, MiSSAdapter) else "tiled"
     # Places that share an entry become their mean. The sum over n of them, divided by √n, has the
     # energy of n means. A side that is not shared has n = 1.
     for count in (columns, rows):
@@ -138,6 +147,8 @@ _CAPTURED: dict[type[Method], Callable[[Adapter, Matrix], float]] = {
     LoRA: _low_rank,
     StartedProduct: _started,  # type: ignore[type-abstract]
     FixedFactor: _fixed_rows,
-    MiSS: _miss,
+    MiSS: _copies,
+    DiSHA: _copies,
+    S2FT: _chosen,
     Bat: _bat,
 }
