@@ -49,7 +49,7 @@ FOLDER = Path(tempfile.mkdtemp())
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 # %% [markdown]
-# **The model.** A Llama of four layers, 64 wide, made from a configuration: nothing is downloaded.
+# **The model.** A Llama of three layers, 64 wide, made from a configuration: nothing is downloaded.
 # Its base learns sequences with $x_t = x_{t-1} + x_{t-2}$ modulo 32. **The task** for the adapters:
 # $x_t = x_{t-1} + 3\,x_{t-2}$ modulo 32, new sequences in every batch. **The control**: 32 sequences of
 # random tokens, always the same ones. There is no rule in them; they can only be memorised.
@@ -92,12 +92,12 @@ base = LlamaForCausalLM(
         vocab_size=32,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=24,
     )
 )
-print(f"base: loss {train(base, sequences(1, seed=0), steps=300):.2f}")
+print(f"base: loss {train(base, sequences(1, seed=0), steps=250):.2f}")
 
 
 # %%
@@ -105,7 +105,7 @@ def adapt(name, config, batch, seed):
     """Train an adapter with PEFT and save it, as anybody would."""
     torch.manual_seed(seed)
     model = get_peft_model(copy.deepcopy(base), config)
-    loss = train(model, batch, steps=120)
+    loss = train(model, batch, steps=100)
     model.save_pretrained(FOLDER / name)
     print(f"{name}: loss {loss:.2f}")
     return FOLDER / name
@@ -126,7 +126,7 @@ miss = adapt("MiSS", MissConfig(r=16, target_modules=TARGETS), sequences(3, seed
 
 # %%
 guess = mv.predict(
-    "The stable rank of ΔW, mean over the 28 modules: after training on the task, and after training "
+    "The stable rank of ΔW, mean over all modules: after training on the task, and after training "
     "on random labels?",
     [
         "low after the task (a rule is simple), near 4 after random labels",
