@@ -116,11 +116,10 @@ def inspect(
     from missviz.displays.adapter import AdapterDisplay
     from missviz.explore import report
     from missviz.peft_folder import read_peft
-    from missviz.peft_folder.untrusted import Weights
 
     try:
         adapter = read_peft(folder, base)
-        table = inspect_adapter(adapter, None if base is None else Weights(base).weight)
+        table = inspect_adapter(adapter)
         if page is not None:
             title = f"{folder.resolve().name}: {adapter.method}"
             report.write_report(page, title, adapter.warnings, table, [AdapterDisplay(table)])

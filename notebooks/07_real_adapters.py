@@ -251,7 +251,7 @@ for label, matrix in (("B A", B @ A), ("ΔW", changed)):
 
 # %%
 for name, folder in (("LoRA", known), ("MiSS", miss)):
-    rows = mv.inspect_adapter(mv.read_peft(folder, base), base)
+    rows = mv.inspect_adapter(mv.read_peft(folder, base))
     print(
         f"{name}: shard cosine {rows.shard_cosine.mean():.3f}, "
         f"stable rank {rows.stable_rank.mean():.1f}, relative norm {rows.relative_norm.mean():.2f}"

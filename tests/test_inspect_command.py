@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
+import missviz as mv
 from missviz.analysis.inspection import inspect_adapter
 from missviz.analysis.products import Product
 from missviz.cli import app
 from missviz.explore import report
+from missviz.testing import random_linear, randomise
 
 runner = CliRunner()
 MODULES = [f"layers.{layer}.{name}" for layer in range(3) for name in ("q_proj", "up")]
@@ -201,3 +203,14 @@ def test_errors_are_one_sentence(folder: Path, tmp_path: Path) -> None:
         assert result.stdout == ""
         assert re.fullmatch(r"missviz: [^\n]+\n", result.stderr), result.stderr
     assert not page.exists()
+
+
+def test_what_was_read_with_its_base_knows_its_base(tmp_path: Path) -> None:
+    model = torch.nn.ModuleDict({"fc": random_linear(6, 9, torch.float32)})
+    attached = mv.attach(model, mv.MiSS(4))
+    randomise(attached)
+    mv.write_peft(attached, tmp_path / "folder")
+    read = mv.read_peft(tmp_path / "folder", model)
+    alone, given = mv.inspect_adapter(read), mv.inspect_adapter(read, model)
+    assert alone["relative_norm"].item() == given["relative_norm"].item() > 0
+    assert alone["shape"].item() == (6, 9)

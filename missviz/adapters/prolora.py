@@ -51,12 +51,12 @@ class ProLoRA(Method):
         for setting in ("rank", "input_chunks", "output_chunks"):
             value = validation.positive_int(setting, getattr(self, setting))
             object.__setattr__(self, setting, value)
-        object.__setattr__(self, "unshared", zero_or_more("unshared", self.unshared))
+        object.__setattr__(self, "unshared", validation.non_negative_int("unshared", self.unshared))
         validation.at_most("unshared", self.unshared, "rank", self.rank)
         if self.alpha is not None:
             object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
         if self.stride is not None:
-            object.__setattr__(self, "stride", zero_or_more("stride", self.stride))
+            object.__setattr__(self, "stride", validation.non_negative_int("stride", self.stride))
 
     @property
     def name(self) -> str:
@@ -145,12 +145,3 @@ class ProLoRAAdapter(Adapter):
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         left, right = self.factors()
         return (x @ right.mT) @ left.mT
-
-
-def zero_or_more(name: str, value: int) -> int:
-    """`value` as a plain int >= 0. Raises TypeError (not an integer) or ValueError (negative)."""
-    if type(value) is int and value <= 0:
-        if value < 0:
-            raise ValueError(f"{name}={value} is negative; the smallest is 0")
-        return value
-    return validation.positive_int(name, value)

@@ -75,16 +75,14 @@ class StartedProductAdapter(Adapter):
         self.register_buffer("B0", self.B.detach().clone())
 
     def factors(self) -> tuple[Float[Tensor, "*member out r2"], Float[Tensor, "*member r2 in_"]]:
-        left = self.method.scaling * torch.cat([self.B, -self.B0], dim=-1)
-        return left, torch.cat([self.A, self.A0], dim=-2)
-
-    def delta(self) -> Float[Tensor, "*member out in_"]:
-        return self.method.scaling * (self.B @ self.A - self.B0 @ self.A0)
+        # ΔW = s (B − B₀) A + s B₀ (A − A₀): exactly zero at first, and in low precision two small
+        # terms rather than the difference of two large ones.
+        left = self.method.scaling * torch.cat([self.B - self.B0, self.B0], dim=-1)
+        return left, torch.cat([self.A, self.A - self.A0], dim=-2)
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        # Exactly zero at first: both terms are then the same arithmetic on the same numbers.
-        now, before = (x @ self.A.mT) @ self.B.mT, (x @ self.A0.mT) @ self.B0.mT
-        return self.method.scaling * (now - before)
+        left, right = self.factors()
+        return (x @ right.mT) @ left.mT
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:

@@ -48,7 +48,7 @@ def inspect_adapter(updates: Updates, base: Base | None = None) -> pd.DataFrame:
     Args:
         updates: updates by module name, such as `missviz.read_peft(folder)`, or an attached model.
         base: the model that has W₀, or a function from a module's name to its W₀ (out, in) or
-            transposed. Not needed for an attached model.
+            transposed. Not needed for an attached model, nor where `read_peft` was given it.
 
     Returns a table with one row per module, in the given order:
         module, method: their names.
@@ -159,7 +159,8 @@ def _base_weight(
     if isinstance(update, Adapter):
         return update.base.weight
     if base is None:
-        return None
+        known: Tensor | None = getattr(update, "base_weight", None)
+        return known
     if isinstance(base, nn.Module):
         layer = dict(base.named_modules()).get(module)
         weight = getattr(layer, "weight", None)

@@ -3,13 +3,11 @@
 import math
 from collections.abc import Callable
 from types import EllipsisType
-from typing import Any
 
-from missviz.check.feedback import Feedback, raised, unanswered
+from missviz.check.feedback import Feedback, unanswered
+from missviz.check.numbers import Mistakes, judge_numbers
 
-Numbers = dict[str, tuple[Callable[..., float], str]]
-
-GAIN_MISTAKES: Numbers = {
+GAIN_MISTAKES: Mistakes = {
     "c inverted": (
         lambda r, k: math.sqrt(r / (3 * k)),
         "That is LoRA's first gradient at s = 1, over full fine-tuning's. c has to undo it.",
@@ -24,7 +22,7 @@ GAIN_MISTAKES: Numbers = {
         "The norm follows √r, so c is a root too: c √(r/3k) = 1.",
     ),
 }
-SGD_MISTAKES: Numbers = {
+SGD_MISTAKES: Mistakes = {
     "rate/c for SGD": (
         lambda c, rate: rate / c,
         "c counts twice under SGD: the gradient of B is c times as large, and ΔW = c B A makes "
@@ -43,7 +41,7 @@ SGD_MISTAKES: Numbers = {
         "At the same rate SGD's step of ΔW is c² times as long. Look at the panel's thick line.",
     ),
 }
-ADAM_MISTAKES: Numbers = {
+ADAM_MISTAKES: Mistakes = {
     "rate/c² for Adam": (
         lambda c, rate: rate / c**2,
         "c counts once under Adam: it divides each gradient by its own size, so that B moves as "
@@ -80,7 +78,7 @@ def gain_and_rate(
     """
     if unanswered(gain):
         return Feedback(None, "Fill in `my_gain`: which c makes c √(r/3k) equal to 1?")
-    checked = _judge(
+    checked = judge_numbers(
         "my_gain(r, k)",
         gain,
         [(4, 64), (9, 50)],
@@ -91,7 +89,7 @@ def gain_and_rate(
         return checked
     if unanswered(rates):
         return Feedback(None, "c is right. Now `my_rates`: how often does c count in one step?")
-    checked = _judge(
+    checked = judge_numbers(
         "my_rates(c, rate)",
         rates,
         [(4.0, 0.1), (0.7, 0.3)],
@@ -112,46 +110,3 @@ def gain_and_rate(
         "c = √(3k/r) gives LoRA full fine-tuning's first gradient, and rate/c² (SGD) or rate/c "
         "(Adam) takes all of its effect away again. The size was a unit.",
     )
-
-
-def _judge(
-    written: str,
-    answer: object,
-    cases: list[tuple[Any, ...]],
-    right: list[Callable[..., float]],
-    mistakes: list[Numbers],
-) -> Feedback | None:
-    """What is to be said of a function that returns one number, or two; None if it is right."""
-    name = written.partition("(")[0]
-    optimisers = ("",) if len(right) == 1 else ("SGD: ", "Adam: ")
-    if not callable(answer):
-        return Feedback(False, f"`{name}` must be a function: {written}.")
-    found: list[list[float]] = []
-    for case in cases:
-        try:
-            got = answer(*case)
-            values = [got] if len(right) == 1 or unanswered(got) else list(got)
-            if any(map(unanswered, values)):
-                return Feedback(None, f"Fill in `{name}`, and run again.")
-            found.append([float(value) for value in values])
-        except Exception as error:
-            return raised(error, f"`{name}`")
-        if len(values) != len(right):
-            return Feedback(False, f"`{name}` must return two rates: with SGD, with Adam.")
-    for place, wanted in enumerate(right):
-        given = [values[place] for values in found]
-
-        def agrees(rule: Callable[..., float], given: list[float] = given) -> bool:
-            return all(
-                math.isclose(value, rule(*case), rel_tol=1e-6)
-                for value, case in zip(given, cases, strict=True)
-            )
-
-        if agrees(wanted):
-            continue
-        for key, (rule, message) in mistakes[place].items():
-            if agrees(rule):
-                return Feedback(False, optimisers[place] + message, key)
-        shown = f"{written} at {cases[0]} is {given[0]:.4g}"
-        return Feedback(False, f"{optimisers[place]}not this; {shown}.")
-    return None

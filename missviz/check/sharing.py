@@ -5,12 +5,12 @@ from types import EllipsisType
 from typing import Any
 
 from missviz.check.feedback import Feedback, unanswered
-from missviz.check.gradients import Numbers, _judge
+from missviz.check.numbers import Mistakes, judge_numbers
 
 POOL_CASES: list[tuple[Any, ...]] = [(2, 6, 4, 3, 24, 30), (3, 5, 8, 2, 16, 10)]
 """e, L, r, l (pieces), d, k: every two different, so that no wrong rule agrees by chance."""
 
-POOL_MISTAKES: Numbers = {
+POOL_MISTAKES: Mistakes = {
     "multiplied by r": (
         lambda e, L, r, pieces, d, k: e * L * r * (d + k),
         "r says how many vectors a layer takes out of the pool. Taking makes nothing new: two "
@@ -45,7 +45,7 @@ POOL_MISTAKES: Numbers = {
 
 SHARE_CASES: list[tuple[Any, ...]] = [(0.5, 6), (0.8, 3)]
 
-SHARE_MISTAKES: Numbers = {
+SHARE_MISTAKES: Mistakes = {
     "own parts vanish": (
         lambda share, L: share,
         "The mean of L own parts is small, but not zero: it keeps 1/L of their energy, so sharing "
@@ -99,11 +99,11 @@ def _checked(
     answer: object,
     cases: list[tuple[Any, ...]],
     right: Callable[..., float],
-    mistakes: Numbers,
+    mistakes: Mistakes,
     *,
     hint: str,
     praise: str,
 ) -> Feedback:
     if unanswered(answer):
         return Feedback(None, f"Fill in `{written}` and run again. {hint}")
-    return _judge(written, answer, cases, [right], [mistakes]) or Feedback(True, praise)
+    return judge_numbers(written, answer, cases, [right], [mistakes]) or Feedback(True, praise)

@@ -11,7 +11,7 @@ from missviz.analysis.comparison import random_like
 from missviz.analysis.inspection import Base, Updates, inspect_adapter, named_updates
 from missviz.displays.adapter import AdapterDisplay, Limits
 from missviz.explore.panel import Panel
-from missviz.explore.weights import _Name
+from missviz.explore.weights import Name
 
 NONE = "none"
 RANDOM = "same-norm random"
@@ -64,9 +64,9 @@ def adapter(
             table, [module], control=tables[control], control_name=control, limits=limits
         )
 
-    fixed: dict[str, Any] = {"updates": _Name("updates")}
-    fixed |= {"controls": _Name("controls")} if controls else {}
-    fixed |= {"base": _Name("base")} if base is not None else {}
+    fixed: dict[str, Any] = {"updates": Name("updates")}
+    fixed |= {"controls": Name("controls")} if controls else {}
+    fixed |= {"base": Name("base")} if base is not None else {}
     largest = known["relative_norm"].fillna(known["norm"]).idxmax()
     return Panel(
         "adapter",

@@ -28,7 +28,7 @@ class OwnWeight:
     """What `Panel.state` writes: the path, or a name for a tensor."""
 
 
-class _Name(str):
+class Name(str):
     """A variable's name, written without quotes in `Panel.state`."""
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ def load_weight(weight: Any) -> OwnWeight:
             weight.layout is not torch.strided or weight.is_quantized or weight.is_meta
         ):
             raise TypeError("weight is sparse, quantised or without data; give a plain tensor")
-        part, shape, source = _part(weight), tuple(weight.shape), _Name("weight")
+        part, shape, source = _part(weight), tuple(weight.shape), Name("weight")
     else:
         raise TypeError(
             f"weight of type {type(weight).__name__}; give a tensor, an array, or the path of a "

@@ -100,6 +100,12 @@ class PeftUpdate(Update):
     def _read(self, *suffixes: str) -> list[Tensor]:
         return promoted(*(self._folder.file.read(self._names[suffix]) for suffix in suffixes))
 
+    @property
+    def base_weight(self) -> Tensor | None:
+        """W₀ (out, in), read when asked for; None where `base` was not given."""
+        base = self._folder.base
+        return None if base is None else base.weight(self.module)
+
     def _weights(self) -> Weights:
         if self._folder.base is None:
             raise ValueError(
