@@ -61,7 +61,9 @@ class LunchDisplay(Display):
             axes = list(new_figure(13, 4.0).subplots(1, 3))
         self.axes_ = list(axes)
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
-        self.race_ = self.race.plot(self.axes_[0])
+        # The second panel has each method's name beside its colour and marker.
+        self.race_ = self.race.plot(self.axes_[0], legend=False)
+        self.axes_[0].legend(handles=[self.race_.constant_line_], frameon=False, fontsize="small")
         self._plot_losses(self.axes_[1])
         self._plot_timings(self.axes_[2])
         return self
