@@ -185,3 +185,28 @@ def test_lora_a_has_no_gradient_on_the_first_step_only() -> None:
     optimiser.zero_grad()
     adapter(x).square().sum().backward()
     assert adapter.A.grad.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, {"init_weights": "mini", "mini_r": 5}])
+def test_30_peft_converts_miss_to_lora_whatever_rank_is_asked_for(settings: dict) -> None:
+    """Identity 30: A = T, B = D, α = r. PEFT goes through float32; `write_peft` does not."""
+    from peft.tuners.lora.conversion import convert_to_lora
+
+    model = get_peft_model(
+        nn.ModuleDict({"fc": random_linear(20, 26, torch.float64)}),
+        MissConfig(r=6, target_modules=["fc"], **settings),
+        autocast_adapter_dtype=False,
+    )
+    layer = model.base_model.model.fc
+    randomise(layer, "convert")
+    ours = mv.MiSS(6, mini=settings.get("mini_r")).on(random_linear(20, 26, torch.float64))
+    with torch.no_grad():
+        ours.D.copy_(layer.miss_block["default"].mT)
+    config, tensors = convert_to_lora(model, rank=2)
+    (A,) = (tensor for name, tensor in tensors.items() if "lora_A" in name)
+    (B,) = (tensor for name, tensor in tensors.items() if "lora_B" in name)
+    assert A.shape[0] == B.shape[1] == 6
+    assert float(config.lora_alpha) == config.r
+    assert torch.allclose((B @ A).double(), ours.delta(), rtol=0, atol=1e-6)
+    left, right = ours.factors()
+    assert torch.allclose(left @ right, ours.delta(), rtol=0, atol=1e-14)
