@@ -68,7 +68,7 @@ VARIANTS: list[Method] = [
     mv.DoRA(3, alpha=6.0),
     mv.DoRA(3, norm_gradient=True),
     mv.AdaLoRA(3),
-    mv.AdaLoRA(3, alpha=6.0, orthogonality=0),
+    mv.AdaLoRA(3, alpha=6.0, orthogonality=0.0),
     mv.AdaLoRA(3, target_rank=2, total_steps=10),
     mv.DiSHA(2, 4),
     mv.DiSHA(4, 2),
