@@ -81,8 +81,8 @@ class StartedProductAdapter(Adapter):
         return left, torch.cat([self.A, self.A - self.A0], dim=-2)
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        left, right = self.factors()
-        return (x @ right.mT) @ left.mT
+        moved = (x @ self.A.mT) @ (self.B - self.B0).mT
+        return self.method.scaling * (moved + (x @ (self.A - self.A0).mT) @ self.B0.mT)
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:

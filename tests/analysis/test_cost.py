@@ -43,10 +43,17 @@ def test_building_the_weight_keeps_it() -> None:
 
 
 def test_everything_but_the_sums_grows_with_tokens() -> None:
-    for method in (mv.LoRA(R), mv.MiSS(R), mv.PiSSA(R)):
+    for method in (mv.LoRA(R), mv.MiSS(R)):
         one, three = row(method), row(method, tokens=3 * N)
         for column in ("extra_forward_flops", "extra_backward_flops", "kept_bytes"):
             assert three[column] == 3 * one[column], (method.name, column)
+
+
+def test_pissa_keeps_how_far_its_factors_went() -> None:
+    """x and A x for each token, and once B − B₀ and A − A₀. (A − A₀) x is not needed: B₀ is fixed."""
+    one, three = row(mv.PiSSA(R)), row(mv.PiSSA(R), tokens=3 * N)
+    assert three["kept_bytes"] - one["kept_bytes"] == 2 * N * (K + R) * BYTES
+    assert one["kept_bytes"] == (N * (K + R) + R * (D + K)) * BYTES
 
 
 def test_against_the_paper() -> None:
