@@ -9,12 +9,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter
+from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import normal
 
 
 @dataclass(frozen=True)
-class AdaLoRA(Method):
+class AdaLoRA(ScaledMethod):
     """ΔW = s B (E ∘ A): r triplets (column of B, entry of E, row of A), s = α / (r + 1e-5).
 
     E (r × 1) = 0 at first; A (r × k) and B (d × r) are N(0, 0.02²). A term of the loss pulls A's
@@ -53,8 +54,8 @@ class AdaLoRA(Method):
     0.21, s is a constant in every dtype; there it is trained unless W₀ is float32.
     """
 
-    rank: int
-    alpha: float | None = None
+    family = "AdaLoRA"
+
     orthogonality: float = 0.5
     target_rank: int | None = None
     total_steps: int | None = None
@@ -70,15 +71,14 @@ class AdaLoRA(Method):
                 value = getattr(validation, check)(name, getattr(self, name))
                 object.__setattr__(self, name, value)
 
-        store("positive_int", "rank", "interval")
+        super().__post_init__()
+        store("positive_int", "interval")
         store("non_negative_int", "initial_steps", "final_steps")
         store("non_negative_float", "orthogonality")
         store("positive_float", "beta1", "beta2")
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not below 1; PEFT has 0.85")
-        if self.alpha is not None:
-            store("positive_float", "alpha")
         if (self.target_rank is None) != (self.total_steps is None):
             raise ValueError(
                 f"target_rank={self.target_rank} and total_steps={self.total_steps} belong "
@@ -96,9 +96,8 @@ class AdaLoRA(Method):
     @property
     def name(self) -> str:
         target = "" if self.target_rank is None else f"→{self.target_rank}"
-        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
         gamma = "" if self.orthogonality == 0.5 else f" γ={self.orthogonality:g}"
-        return f"AdaLoRA r={self.rank}{target}{alpha}{gamma}"
+        return f"AdaLoRA r={self.rank}{target}{self.shown_alpha}{gamma}"
 
     @property
     def scaling(self) -> float:
@@ -124,11 +123,6 @@ class AdaLoRA(Method):
 
     def rank_bound(self, out_features: int, in_features: int) -> int:
         return min(self.rank, out_features, in_features)
-
-    def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "AdaLoRAAdapter":
         return AdaLoRAAdapter(self, base, generator)

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter
+from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import uniform
 
 EPSILON = 1e-5
@@ -17,7 +18,7 @@ EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class DoRA(Method):
+class DoRA(ScaledMethod):
     """W′ = m ∘ V / ‖V‖ with V = W₀ + s B A: direction V, moved as in LoRA, and length m.
 
         norm="rows"      ‖V‖ and m have one number per output, (d,)    PEFT, the DoRA authors' code
@@ -39,15 +40,11 @@ class DoRA(Method):
     Source: DoRA Eq. 5 and §4.3; `peft/tuners/lora/dora.py`; `monitor.py` in JL-er/MiSS.
     """
 
-    rank: int
-    alpha: float | None = None
     norm: Literal["rows", "columns"] = "rows"
     norm_gradient: bool | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+        super().__post_init__()
         validation.one_of("norm", self.norm, ("rows", "columns"))
         if self.norm_gradient is None:
             # Filled in, so that DoRA(4) == DoRA(4, norm_gradient=False).
@@ -55,17 +52,14 @@ class DoRA(Method):
         validation.boolean("norm_gradient", self.norm_gradient)
 
     @property
-    def name(self) -> str:
-        columns = " columns" if self.norm == "columns" else ""
-        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
-        usual = self.norm_gradient == (self.norm == "columns")
-        gradient = "" if usual else f" {'moving' if self.norm_gradient else 'constant'} norm"
-        return f"DoRA{columns} r={self.rank}{alpha}{gradient}"
+    def family(self) -> str:
+        return "DoRA columns" if self.norm == "columns" else "DoRA"
 
     @property
-    def scaling(self) -> float:
-        """s = α / r."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+    def name(self) -> str:
+        usual = self.norm_gradient == (self.norm == "columns")
+        gradient = "" if usual else f" {'moving' if self.norm_gradient else 'constant'} norm"
+        return super().name + gradient
 
     def num_parameters(self, out_features: int, in_features: int) -> int:
         lengths = out_features if self.norm == "rows" else in_features
@@ -73,11 +67,6 @@ class DoRA(Method):
 
     def rank_bound(self, out_features: int, in_features: int) -> int:
         return min(out_features, in_features)
-
-    def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "DoRAAdapter":
         return DoRAAdapter(self, base, generator)

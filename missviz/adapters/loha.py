@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter
+from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import uniform
 
 
 @dataclass(frozen=True)
-class LoHa(Method):
+class LoHa(ScaledMethod):
     """ΔW = s · (w1_a w1_b) ∘ (w2_a w2_b), entry by entry; both factors have rank r, ΔW up to r².
 
     w1_a, w2_a are d × r and start as U(−1/√r, 1/√r), w1_b is r × k and starts as U(−1/√k, 1/√k);
@@ -30,34 +30,13 @@ class LoHa(Method):
     Source: FedPara Prop. 1; `peft/tuners/loha/layer.py`.
     """
 
-    rank: int
-    alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
-
-    @property
-    def name(self) -> str:
-        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
-        return f"LoHa r={self.rank}{alpha}"
-
-    @property
-    def scaling(self) -> float:
-        """s = α / r."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+    family = "LoHa"
 
     def num_parameters(self, out_features: int, in_features: int) -> int:
         return 2 * self.rank * (out_features + in_features)
 
     def rank_bound(self, out_features: int, in_features: int) -> int:
         return min(self.rank**2, out_features, in_features)
-
-    def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "LoHaAdapter":
         return LoHaAdapter(self, base, generator)

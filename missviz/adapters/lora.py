@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter
+from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import normal, uniform
 
 
 @dataclass(frozen=True)
-class LoRA(Method):
+class LoRA(ScaledMethod):
     """ΔW = s · B A with B (d × r) = 0 and A (r × k) random at first; s = α / r.
 
     Args:
@@ -28,16 +29,12 @@ class LoRA(Method):
     Source: LoRA Eq. 3; `peft/tuners/lora/layer.py`.
     """
 
-    rank: int
-    alpha: float | None = None
     rslora: bool = False
     init: Literal["kaiming", "gaussian"] = "kaiming"
     freeze_a: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+        super().__post_init__()
         validation.boolean("rslora", self.rslora)
         validation.one_of("init", self.init, ("kaiming", "gaussian"))
         validation.boolean("freeze_a", self.freeze_a)
@@ -48,26 +45,18 @@ class LoRA(Method):
 
     @property
     def name(self) -> str:
-        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
-        init = "" if self.init == "kaiming" else f" {self.init}"
-        return f"{self.family} r={self.rank}{alpha}{init}"
+        return super().name + ("" if self.init == "kaiming" else f" {self.init}")
 
     @property
     def scaling(self) -> float:
         """s = α / r, or α / √r with `rslora`."""
-        alpha = self.rank if self.alpha is None else self.alpha
-        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return super().scaling * (math.sqrt(self.rank) if self.rslora else 1.0)
 
     def num_parameters(self, out_features: int, in_features: int) -> int:
         return self.rank * (out_features + (0 if self.freeze_a else in_features))
 
     def rank_bound(self, out_features: int, in_features: int) -> int:
         return min(self.rank, out_features, in_features)
-
-    def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "LoRAAdapter":
         return LoRAAdapter(self, base, generator)

@@ -49,7 +49,7 @@ class LoRAGA(StartedProduct):
     """
 
     needs_gradient: ClassVar[bool] = True
-    family: ClassVar[str] = "LoRA-GA"
+    family = "LoRA-GA"
 
     direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
     scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"

@@ -1,7 +1,6 @@
 """OLoRA: start the two thin matrices at the first columns and rows of the weight's QR."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ class OLoRA(StartedProduct):
     Source: `olora_init` in `peft/tuners/lora/layer.py`; the paper was not checked.
     """
 
-    family: ClassVar[str] = "OLoRA"
+    family = "OLoRA"
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> StartedProductAdapter:
         Q, R = torch.linalg.qr(ready_to_factor("the weight for OLoRA's QR", base.weight))

@@ -1,7 +1,6 @@
 """PiSSA: start the two thin matrices at the weight's own principal part."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,7 +29,7 @@ class PiSSA(StartedProduct):
     Source: PiSSA §3; `pissa_init` in `peft/tuners/lora/layer.py`.
     """
 
-    family: ClassVar[str] = "PiSSA"
+    family = "PiSSA"
 
     niter: int | None = None
 

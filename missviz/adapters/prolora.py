@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter
+from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import uniform
 
 
 @dataclass(frozen=True)
-class ProLoRA(Method):
+class ProLoRA(ScaledMethod):
     """ΔW = s · B A, where r − u of the r ranks are shared between parts of the input and output.
 
         A = [A_u ; A₀ | roll(A₀) | roll²(A₀) | …]    A_u is u × k, A₀ is (r − u) × ⌈k/m⌉
@@ -40,36 +41,29 @@ class ProLoRA(Method):
     `reduce_lora_A_x`, `reduce_lora_B_x`, `lora_A_shift_size`), which puts the unshared ranks last.
     """
 
-    rank: int
+    family = "ProLoRA"
+
     unshared: int = 0
     input_chunks: int = 2
     output_chunks: int = 2
-    alpha: float | None = None
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        for setting in ("rank", "input_chunks", "output_chunks"):
+        super().__post_init__()
+        for setting in ("input_chunks", "output_chunks"):
             value = validation.positive_int(setting, getattr(self, setting))
             object.__setattr__(self, setting, value)
         object.__setattr__(self, "unshared", validation.non_negative_int("unshared", self.unshared))
         validation.at_most("unshared", self.unshared, "rank", self.rank)
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
         if self.stride is not None:
             object.__setattr__(self, "stride", validation.non_negative_int("stride", self.stride))
 
     @property
     def name(self) -> str:
         unshared = f" u={self.unshared}" if self.unshared else ""
-        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
         stride = "" if self.stride is None else f" stride={self.stride}"
         chunks = f" {self.output_chunks}×{self.input_chunks}"
-        return f"ProLoRA r={self.rank}{unshared}{chunks}{alpha}{stride}"
-
-    @property
-    def scaling(self) -> float:
-        """s = α / r."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+        return f"ProLoRA r={self.rank}{unshared}{chunks}{self.shown_alpha}{stride}"
 
     @property
     def shared_rank(self) -> int:
@@ -99,9 +93,7 @@ class ProLoRA(Method):
         return math.ceil(size / chunks) * min(chunks, turn)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
+        super().check_shape(out_features, in_features)
         validation.at_most("input_chunks", self.input_chunks, "in_features", in_features)
         validation.at_most("output_chunks", self.output_chunks, "out_features", out_features)
 

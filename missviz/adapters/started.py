@@ -1,18 +1,18 @@
 """Products that start at B₀ A₀ ≠ 0: PiSSA, OLoRA and LoRA-GA differ in (B₀, A₀) alone."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter
+from missviz.adapters.scaled import ScaledMethod
 
 
 @dataclass(frozen=True)
-class StartedProduct(Method):
+class StartedProduct(ScaledMethod):
     """ΔW = s (B A − B₀ A₀), s = α / r: A, B leave from A₀, B₀.
 
     Published as a frozen residual W₀ − s B₀ A₀ plus a trained s B A; that is the same function.
@@ -20,36 +20,11 @@ class StartedProduct(Method):
     this kind adds `family` and an `adapter` that finds B₀ and A₀.
     """
 
-    family: ClassVar[str]
-
-    rank: int
-    alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
-
-    @property
-    def name(self) -> str:
-        alpha = "" if self.alpha is None else f" α={self.alpha:g}"
-        return f"{self.family} r={self.rank}{alpha}"
-
-    @property
-    def scaling(self) -> float:
-        """s = α / r."""
-        return 1.0 if self.alpha is None else self.alpha / self.rank
-
     def num_parameters(self, out_features: int, in_features: int) -> int:
         return self.rank * (out_features + in_features)
 
     def rank_bound(self, out_features: int, in_features: int) -> int:
         return min(2 * self.rank, out_features, in_features)
-
-    def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
 
 
 class StartedProductAdapter(Adapter):

@@ -194,7 +194,7 @@ def test_prolora_is_its_definition(d: int, k: int, data: st.DataObject) -> None:
     u, m, n = (data.draw(st.integers(low, 3)) for low in (0, 1, 1))
     u = min(u, rank)
     stride = data.draw(st.none() | st.integers(0, 4))
-    method = mv.ProLoRA(rank, u, m, n, alpha=5.0, stride=stride)
+    method = mv.ProLoRA(rank, 5.0, u, m, n, stride)
     adapter = on(method, d, k)
     width, height, shared = math.ceil(k / m), math.ceil(d / n), rank - u
     assert number_of_parameters(adapter) == u * (d + k) + shared * (width + height)
@@ -211,7 +211,7 @@ def test_prolora_is_its_definition(d: int, k: int, data: st.DataObject) -> None:
 
 def test_28_prolora_without_sharing_is_lora() -> None:
     linear = random_linear(OUT, IN, torch.float64)
-    for method in (mv.ProLoRA(4, 0, 1, 1, alpha=8.0), mv.ProLoRA(4, 4, alpha=8.0)):
+    for method in (mv.ProLoRA(4, 8.0, 0, 1, 1), mv.ProLoRA(4, 8.0, 4)):
         part = "unshared" if method.unshared else "shared"
         prolora = method.on(linear, generator=torch.Generator().manual_seed(1))
         lora = mv.LoRA(4, alpha=8.0).on(linear, generator=torch.Generator().manual_seed(1))
@@ -241,7 +241,7 @@ def test_28_without_rotation_the_chunks_are_copies() -> None:
 
 def test_28_prolora_counts() -> None:
     assert mv.ProLoRA(2, unshared=1).num_parameters(64, 64) == 192
-    assert mv.ProLoRA(5, 2, 3, 4).num_parameters(20, 24) == 2 * 44 + 3 * (8 + 5)
+    assert mv.ProLoRA(5, None, 2, 3, 4).num_parameters(20, 24) == 2 * 44 + 3 * (8 + 5)
 
 
 def test_prolora_starts_with_the_fan_in_of_the_whole_layer() -> None:
@@ -260,9 +260,9 @@ def test_prolora_attains_its_rank_bound(d: int, k: int, data: st.DataObject) -> 
     rank = data.draw(st.integers(1, min(d, k)))
     method = mv.ProLoRA(
         rank,
-        data.draw(st.integers(0, rank)),
-        data.draw(st.integers(1, k)),
-        data.draw(st.integers(1, d)),
+        unshared=data.draw(st.integers(0, rank)),
+        input_chunks=data.draw(st.integers(1, k)),
+        output_chunks=data.draw(st.integers(1, d)),
         stride=data.draw(st.none() | st.integers(0, 4)),
     )
     assert rank_of(on(method, d, k)) == method.rank_bound(d, k)
@@ -285,8 +285,8 @@ def test_prolora_attains_its_rank_bound(d: int, k: int, data: st.DataObject) -> 
         (lambda: mv.ProLoRA(2, unshared=False), TypeError, "unshared=False is not an integer"),
         (lambda: mv.ProLoRA(2, stride=0.5), TypeError, "stride=0.5 is not an integer"),
         (lambda: mv.ProLoRA(2, input_chunks=0), ValueError, "input_chunks=0 is not positive"),
-        (lambda: mv.ProLoRA(2, 0, 9).on(random_linear(6, 8, torch.float64)), ValueError, "input_chunks=9 exceeds in_features=8"),
-        (lambda: mv.ProLoRA(2, 0, 2, 7).on(random_linear(6, 8, torch.float64)), ValueError, "output_chunks=7 exceeds out_features=6"),
+        (lambda: mv.ProLoRA(2, input_chunks=9).on(random_linear(6, 8, torch.float64)), ValueError, "input_chunks=9 exceeds in_features=8"),
+        (lambda: mv.ProLoRA(2, output_chunks=7).on(random_linear(6, 8, torch.float64)), ValueError, "output_chunks=7 exceeds out_features=6"),
     ],
 )  # fmt: skip
 def test_one_clear_sentence(call, error: type[Exception], message: str) -> None:

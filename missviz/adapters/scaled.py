@@ -1,0 +1,49 @@
+"""What LoRA and its relatives have in common: a rank r, and a scaling s = α / r."""
+
+import abc
+from dataclasses import dataclass
+
+from missviz.adapters import validation
+from missviz.adapters.base import Method
+
+
+@dataclass(frozen=True)
+class ScaledMethod(Method):
+    """A method with rank r, at most min(out, in), and scaling s = α / r.
+
+    Args:
+        rank: r.
+        alpha: α; None means α = r, so that s = 1.
+    """
+
+    rank: int
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
+        if self.alpha is not None:
+            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+
+    @property
+    @abc.abstractmethod
+    def family(self) -> str:
+        """The method's name without its settings."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.family} r={self.rank}{self.shown_alpha}"
+
+    @property
+    def shown_alpha(self) -> str:
+        """α as it stands in names, or nothing where it was not set."""
+        return "" if self.alpha is None else f" α={self.alpha:g}"
+
+    @property
+    def scaling(self) -> float:
+        """s = α / r."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        validation.at_most(
+            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
+        )
