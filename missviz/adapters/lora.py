@@ -50,7 +50,8 @@ class LoRA(ScaledMethod):
     @property
     def scaling(self) -> float:
         """s = α / r, or α / √r with `rslora`."""
-        return super().scaling * (math.sqrt(self.rank) if self.rslora else 1.0)
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def num_parameters(self, out_features: int, in_features: int) -> int:
         return self.rank * (out_features + (0 if self.freeze_a else in_features))

@@ -8,6 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
+from helpers import close, raises_one_sentence, random
 from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -20,10 +21,6 @@ from missviz.testing import check_method, random_linear, randomise
 
 OUT, IN, RANK = 20, 24, 4
 F64 = {"dtype": torch.float64}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **F64)
 
 
 def on(method: mv.Method, moved: bool = True) -> mv.Adapter:
@@ -39,14 +36,6 @@ def gradients(adapter: mv.Adapter) -> tuple[Tensor, dict[str, Tensor]]:
     trained = dict(adapter.named_parameters(recurse=False))
     found = torch.autograd.grad((adapter(x) * direction).sum(), trained.values())
     return direction.mT @ x, dict(zip(trained, found, strict=True))
-
-
-def close(left: Tensor, right: Tensor, tolerance: float = 1e-12) -> bool:
-    scale = max(1.0, float(right.detach().abs().max()))
-    return (
-        left.shape == right.shape
-        and float((left - right).detach().abs().max()) <= tolerance * scale
-    )
 
 
 @st.composite
@@ -411,12 +400,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("call", "error", "message"), CASES, ids=[case[2] for case in CASES])
 def test_one_clear_sentence(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    text = str(caught.value)
-    assert message in text
-    assert "\n" not in text
-    assert len(text) < 250
+    raises_one_sentence(call, error, message)
 
 
 def test_columns_take_a_column_of_zeros() -> None:

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from helpers import close, random
 from torch import Tensor
 
 import missviz as mv
@@ -16,10 +17,6 @@ from missviz.testing import random_linear, randomise
 OUT, IN, RANK = 20, 24, 6
 SHAPES = [(24, 6), (25, 6), (26, 6), (29, 6), (7, 5)]
 F64 = {"dtype": torch.float64}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **F64)
 
 
 def on(method: mv.Method, out_features: int = OUT, in_features: int = IN, moved: bool = True):
@@ -35,14 +32,6 @@ def gradients(adapter: mv.Adapter) -> tuple[Tensor, dict[str, Tensor]]:
     trained = {name: p for name, p in adapter.named_parameters() if p.requires_grad}
     found = torch.autograd.grad((adapter(x) * direction).sum(), trained.values())
     return direction.mT @ x, dict(zip(trained, found, strict=True))
-
-
-def close(left: Tensor, right: Tensor, tolerance: float = 1e-12) -> bool:
-    scale = max(1.0, float(right.detach().abs().max()))
-    return (
-        left.shape == right.shape
-        and float((left - right).detach().abs().max()) <= tolerance * scale
-    )
 
 
 def test_01_tiled_miss_is_d_times_t() -> None:

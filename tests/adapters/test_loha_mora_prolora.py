@@ -6,7 +6,8 @@ import math
 import hypothesis.strategies as st
 import pytest
 import torch
-from adapters.test_identities import F64, IN, OUT, close, gradients, on, random
+from adapters.test_identities import F64, IN, OUT, gradients, on
+from helpers import close, raises_one_sentence, random
 from hypothesis import given, settings
 from torch import Tensor
 
@@ -290,9 +291,7 @@ def test_prolora_attains_its_rank_bound(d: int, k: int, data: st.DataObject) -> 
     ],
 )  # fmt: skip
 def test_one_clear_sentence(call, error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    assert message in str(caught.value)
+    raises_one_sentence(call, error, message)
 
 
 # --- The contract on random settings ------------------------------------------------------------
@@ -309,7 +308,7 @@ def methods_and_shapes(draw: st.DrawFn) -> tuple[mv.Method, int, int]:
         return mv.MoRA(rank, draw(st.sampled_from(["rotate", "sum"]))), d, k
     u, stride = draw(st.integers(0, rank)), draw(st.none() | st.integers(0, 4))
     m, n = draw(st.integers(1, k)), draw(st.integers(1, d))
-    return mv.ProLoRA(rank, u, m, n, alpha, stride), d, k
+    return mv.ProLoRA(rank, alpha, u, m, n, stride), d, k
 
 
 @settings(max_examples=40)

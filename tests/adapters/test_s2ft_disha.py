@@ -5,7 +5,8 @@ import math
 import hypothesis.strategies as st
 import pytest
 import torch
-from adapters.test_identities import F64, IN, OUT, close, gradients, on, random
+from adapters.test_identities import F64, IN, OUT, gradients, on
+from helpers import close, raises_one_sentence, random
 from hypothesis import given, settings
 
 import missviz as mv
@@ -173,9 +174,7 @@ def test_25_gradient_sums_over_the_copies() -> None:
     ],
 )  # fmt: skip
 def test_one_clear_sentence(call, error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    assert message in str(caught.value)
+    raises_one_sentence(call, error, message)
 
 
 # --- The contract on random settings ------------------------------------------------------------

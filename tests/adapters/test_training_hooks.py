@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from helpers import raises_one_sentence, random
 from torch import Tensor, nn
 
 import missviz as mv
@@ -18,10 +19,6 @@ from missviz.testing import random_linear
 
 F64 = {"dtype": torch.float64}
 log: list[Any] = []
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **F64)
 
 
 @pytest.fixture(autouse=True)
@@ -373,9 +370,4 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("call", "error", "message"), CASES, ids=[case[2] for case in CASES])
 def test_one_clear_sentence(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    text = str(caught.value)
-    assert message in text
-    assert "\n" not in text
-    assert len(text) < 250
+    raises_one_sentence(call, error, message)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from helpers import close, raises_one_sentence, random
+from torch import nn
 
 import missviz as mv
 from missviz.adapters.base import Adapter, Method
@@ -19,18 +20,6 @@ from missviz.experiments.ensemble import Ensemble
 from missviz.testing import random_linear, randomise
 
 F64 = {"dtype": torch.float64}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **F64)
-
-
-def close(left: Tensor, right: Tensor, tolerance: float = 1e-12) -> bool:
-    scale = max(1.0, float(right.detach().abs().max()))
-    return (
-        left.shape == right.shape
-        and float((left - right).detach().abs().max()) <= tolerance * scale
-    )
 
 
 def alike(layers: int = 3, d: int = 8, k: int = 12) -> nn.ModuleDict:
@@ -465,8 +454,4 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("call", "error", "message"), CASES, ids=[case[2] for case in CASES])
 def test_one_clear_sentence(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 250
+    raises_one_sentence(call, error, message)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from helpers import random
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,10 +14,6 @@ import missviz as mv
 from missviz.analysis.comparison import MEASURES, principal_angles, random_like
 from missviz.analysis.products import Product
 from missviz.testing import random_linear, randomise
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def product(out: int, in_: int, rank: int, seed: int = 0) -> Product:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import random
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,10 +15,6 @@ from missviz.analysis.gradient_laws import column_correlation, lora_law, miss_la
 from missviz.testing import random_linear
 
 F64 = {"dtype": torch.float64}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **F64)
 
 
 def norm(matrix: Tensor) -> float:

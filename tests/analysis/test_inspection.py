@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import random
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,10 +14,6 @@ from missviz.adapters.base import Update
 from missviz.analysis.inspection import MOST_VALUES
 from missviz.analysis.products import Product, decompose, shortened
 from missviz.testing import random_linear, randomise
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def product(out: int, in_: int, rank: int, seed: int = 0) -> Product:

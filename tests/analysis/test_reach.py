@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from methods_under_test import methods_and_shapes
@@ -11,10 +12,6 @@ from methods_under_test import methods_and_shapes
 import missviz as mv
 from missviz.adapters.base import Method
 from missviz.testing import random_linear, randomise
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def least_squares(method: Method, target: torch.Tensor, base: torch.Tensor) -> float:
@@ -185,7 +182,7 @@ def test_twice_the_rank_wins_only_on_pissas_own_updates() -> None:
     assert mv.reach(mv.LoRA(2), other) > mv.reach(mv.PiSSA(2), other, base)
 
 
-class Unknown(mv.LoRA.__bases__[0]):  # type: ignore[misc]
+class Unknown(mv.Method):
     name = "unknown"
 
     def num_parameters(self, out_features: int, in_features: int) -> int:

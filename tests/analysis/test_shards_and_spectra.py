@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import random
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,10 +13,6 @@ import missviz as mv
 from missviz.analysis.shards import mean_cosine, shard_cosines, split_shards
 from missviz.analysis.spectra import effective_rank, energy, stable_rank
 from missviz.testing import random_linear, randomise
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @given(out=st.integers(1, 6), in_=st.integers(1, 13), data=st.data())

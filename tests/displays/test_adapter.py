@@ -1,14 +1,12 @@
 """The map of an adapter's modules, and the spectra of some, with the panel over them."""
 
-import io
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import drawn, pixels, random
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
-from PIL import Image
 
 import missviz as mv
 from missviz.analysis.comparison import random_like
@@ -22,10 +20,6 @@ from missviz.testing import random_linear, randomise
 KINDS = ("attn.q_proj", "attn.v_proj", "mlp.up")
 DEAD = "model.layers.1.mlp.up"
 MODULE = "model.layers.2.attn.v_proj"
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
@@ -178,16 +172,6 @@ def test_bad_input(table, options: dict, message: str) -> None:
 def panel(updates):
     halved = {name: Product(each.left / 2, each.right) for name, each in updates.items()}
     return mv.explore.adapter(updates, {"halved": halved})
-
-
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-
-def drawn(display) -> np.ndarray:
-    canvas = FigureCanvasAgg(display.figure_)
-    canvas.draw()
-    return np.asarray(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
 
 POINTS = [

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
+from helpers import random
 
 import missviz as mv
 from missviz.displays import ReachDisplay
@@ -10,10 +10,6 @@ from missviz.displays.reach import reaches_of
 from missviz.style import method_style
 
 METHODS = {"LoRA": mv.LoRA, "MiSS": mv.MiSS, "Bat": mv.Bat}
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 TARGET, BASE = random(8, 12), random(8, 12, seed=1)

@@ -1,14 +1,13 @@
 """What holds for every panel: pictures equal the directly drawn ones, and nothing else moves."""
 
-import io
 import itertools
 import random
 
 import numpy as np
 import pytest
+from helpers import drawn, pixels
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
-from PIL import Image
 
 import missviz as mv
 from missviz import style
@@ -36,17 +35,6 @@ def points(panel: Panel, most: int = MOST_POINTS) -> list[dict]:
     ]
     random.Random(0).shuffle(grid)
     return grid[:most]
-
-
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-
-def drawn(display) -> np.ndarray:
-    """All of the figure through matplotlib's own draw."""
-    canvas = FigureCanvasAgg(display.figure_)
-    canvas.draw()
-    return np.asarray(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
 
 def test_slider_driven_equals_directly_drawn(panel: Panel) -> None:

@@ -1,9 +1,11 @@
 """OLoRA, LoRA-GA and LoRA+ against Hugging Face PEFT: start, output, merged weight, rates."""
 
+import helpers
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from peers.test_peft import One
 from peft import LoraConfig, LoraGAConfig, MissConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from peft.tuners.lora.loraga import preprocess_loraga
@@ -19,18 +21,8 @@ sizes = st.integers(2, 16)
 few = settings(max_examples=20)
 
 
-class One(nn.Module):
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.fc = linear
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x)
-
-
 def close(left: Tensor, right: Tensor, limit: float = LIMIT) -> bool:
-    scale = max(1.0, float(right.detach().abs().max()))
-    return left.shape == right.shape and float((left - right).detach().abs().max()) <= limit * scale
+    return helpers.close(left, right, limit)
 
 
 def same_trained_function(ours: mv.Adapter, model: nn.Module) -> None:

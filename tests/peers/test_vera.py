@@ -2,6 +2,7 @@
 
 import itertools
 
+import helpers
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -31,9 +32,7 @@ def in_peft(widths: list[int], dtype: torch.dtype, rank: int) -> tuple[nn.Module
 
 
 def close(left: Tensor, right: Tensor) -> bool:
-    scale = max(1.0, float(right.detach().abs().max()))
-    error = float((left - right).detach().abs().max())
-    return left.shape == right.shape and error <= LIMITS[right.dtype] * scale
+    return helpers.close(left, right, LIMITS[right.dtype])
 
 
 @settings(max_examples=25)
