@@ -6,6 +6,7 @@ a notebook shows.
 
 from missviz.check.adapters import anonymous_adapters, anonymous_folders
 from missviz.check.colinearity import bat_is_linear, mean_cosine
+from missviz.check.cost import crossover, survives_the_noise
 from missviz.check.expansion import invisible_input, my_miss
 from missviz.check.feedback import Feedback
 from missviz.check.gradients import gain_and_rate
@@ -20,12 +21,14 @@ __all__ = [
     "anonymous_folders",
     "bat_is_linear",
     "break_even",
+    "crossover",
     "gain_and_rate",
     "invisible_input",
     "lora_delta",
     "mean_cosine",
     "my_miss",
     "pool_size",
+    "survives_the_noise",
     "target_miss_cannot_touch",
     "task_won_by_block_miss",
 ]

@@ -5,6 +5,7 @@ from missviz.displays.colinearity import ColinearityDisplay
 from missviz.displays.gradient_norms import GradientNormDisplay
 from missviz.displays.landscape import LandscapeDisplay
 from missviz.displays.lunch import LunchDisplay
+from missviz.displays.pareto import ParetoDisplay
 from missviz.displays.published_gradients import PublishedGradientsDisplay
 from missviz.displays.race import RaceDisplay
 from missviz.displays.reach import ReachDisplay
@@ -20,6 +21,7 @@ __all__ = [
     "GradientNormDisplay",
     "LandscapeDisplay",
     "LunchDisplay",
+    "ParetoDisplay",
     "PublishedGradientsDisplay",
     "RaceDisplay",
     "ReachDisplay",

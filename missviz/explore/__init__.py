@@ -8,6 +8,7 @@ from missviz.explore.gradient_norms import gradient_norms
 from missviz.explore.landscape import landscape
 from missviz.explore.lunch import lunch
 from missviz.explore.panel import Panel
+from missviz.explore.pareto import pareto
 from missviz.explore.predict import Prediction, predict
 from missviz.explore.race import race
 from missviz.explore.rank import rank
@@ -30,6 +31,7 @@ __all__ = [
     "landscape",
     "lunch",
     "panel",
+    "pareto",
     "predict",
     "race",
     "rank",

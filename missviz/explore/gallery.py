@@ -19,6 +19,7 @@ PANELS = (
     "race",
     "lunch",
     "sharing",
+    "pareto",
 )
 """The functions of `missviz.explore` that work without arguments, in the order of the lessons."""
 

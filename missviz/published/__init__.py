@@ -5,6 +5,12 @@
 | `initial_gradients` | DiSHA (arXiv 2409.15371v6) Fig. 1 and §9.1: norm of the first gradient,  |
 |                     | Llama2-7B, by method and rank (empty: none); read from the text or       |
 |                     | digitised from the figure, ± uncertainty                                 |
+| `peft_benchmark`    | PEFT's method comparison on MetaMathQA (Llama-3.2-3B, 5000 steps, one    |
+|                     | run each, NVIDIA L40S): accuracy on GSM8K's 1319 questions; forgetting,  |
+|                     | the rise of the loss on FineWiki text in nats; time, memory, file size   |
+| `peft_reruns`       | earlier runs of the same configurations; `period` names the software     |
+|                     | (2025: torch 2.7.1, transformers 4.52.4), empty where the date is not    |
+|                     | known                                                                    |
 """
 
 from pathlib import Path

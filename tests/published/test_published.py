@@ -47,3 +47,27 @@ def test_a_row_without_a_source_is_refused(columns: dict, tmp_path, monkeypatch)
     monkeypatch.setattr(published, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match="rumours: every published figure needs a source"):
         published.table("rumours")
+
+
+def test_benchmark_is_of_one_run_each() -> None:
+    table = published.table("peft_benchmark")
+    assert len(table) == table["experiment"].nunique() == 63
+    rights = table["accuracy"] * 1319
+    assert (rights - rights.round()).abs().max() < 1e-3
+    assert table["date"].between("2026-07-14", "2026-08-11").all()
+    named = table.dropna(subset="method").set_index("method")
+    assert named.loc["MiSS r=64", "num_parameters"] == 28 * 64 * (3072 + 1024)
+    assert named.loc["LoRA r=32", "num_parameters"] == 28 * 32 * (2 * 3072 + 3072 + 1024)
+    assert named.loc["MiSS r=64", "accuracy"] == pytest.approx(0.4867, abs=5e-5)
+
+
+def test_reruns_are_of_configurations_in_the_benchmark() -> None:
+    reruns = published.table("peft_reruns")
+    assert set(reruns["experiment"]) <= set(published.table("peft_benchmark")["experiment"])
+    assert reruns["accuracy"].between(0, 1).all()
+    dated = reruns.dropna(subset="period")
+    assert all(
+        date.startswith(period) for date, period in zip(dated["date"], dated["period"], strict=True)
+    )
+    miss = dated[dated["experiment"] == "miss-default"]["accuracy"]
+    assert miss.round(4).tolist() == [0.5080, 0.5087, 0.4913, 0.5072]

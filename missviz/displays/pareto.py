@@ -1,0 +1,222 @@
+"""Cost against accuracy: where the front runs, and how sure it is who is on it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.artist import Artist
+from matplotlib.collections import LineCollection
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+
+from missviz.analysis.pareto import FrontUnderNoise, front_under_noise
+from missviz.displays.base import Display
+from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
+
+LOW, HIGH = 0.29, 0.575
+"""Accuracies shown; what is lower stands at the lower edge, as a triangle."""
+LABELLED = {"MiSS": -1, "LoRA": 1}
+"""Families named beside their marks: above to the left of it, or below to the right."""
+MOST_TICKS = 5
+HALO = 330
+"""Area of a halo, in square points, at P = 1."""
+
+
+class ParetoDisplay(Display):
+    """Cost against accuracy, with P(on the front) as a halo; the same P for the named methods.
+
+    The band is where 90 % of the repetitions have the front: at each cost the best accuracy that
+    it can buy. Both pictures draw a method in the same colour and marker, so the second is the
+    legend of the first. Costs are on a logarithmic scale from one edge of the axis to the other.
+
+    Args:
+        costs, accuracies: of each method; lower and higher are better.
+        names: of each method; "" leaves it grey.
+        front: P(on the front), and the band (`missviz.analysis.pareto`).
+        cost: what the costs are, for the axis.
+        limits: costs at the two edges.
+        ticks: costs that are marked, with their labels.
+        noise: what was repeated, for the title.
+        note: where the figures come from.
+
+    After `plot`: `dots_`, `marks_` and `bars_` by name, `halos_`, `band_`, `axes_`, `figure_`.
+
+    Raises ValueError where a cost is outside the limits, or lengths differ.
+    """
+
+    def __init__(
+        self,
+        *,
+        costs: Float[np.ndarray, " method"],
+        accuracies: Float[np.ndarray, " method"],
+        names: Sequence[str],
+        front: FrontUnderNoise,
+        cost: str,
+        limits: tuple[float, float],
+        ticks: Mapping[float, str],
+        noise: str,
+        note: str = "",
+    ) -> None:
+        if not len(costs) == len(accuracies) == len(names) == len(front.probability):
+            raise ValueError(
+                f"costs ({len(costs)}), accuracies ({len(accuracies)}), names ({len(names)}) and "
+                f"front ({len(front.probability)}) are not of one length"
+            )
+        low, high = limits
+        if not 0 < low <= min(costs) <= max(costs) <= high:
+            raise ValueError(
+                f"limits={limits} do not hold {cost} from {min(costs)} to {max(costs)}"
+            )
+        self.costs, self.accuracies, self.names, self.front = costs, accuracies, names, front
+        self.cost, self.limits, self.ticks, self.noise, self.note = cost, limits, ticks, noise, note
+
+    @classmethod
+    def from_deviations(
+        cls,
+        costs: Float[np.ndarray, " method"],
+        accuracies: Float[np.ndarray, " method"],
+        deviations: Float[np.ndarray, " method"],
+        **settings: object,
+    ) -> "ParetoDisplay":
+        """Repeated now, by `front_under_noise`, which takes the `deviations` of the accuracies."""
+        front = front_under_noise(costs, accuracies, deviations)
+        return cls(costs=costs, accuracies=accuracies, front=front, **settings)  # type: ignore[arg-type]
+
+    def summary(self) -> str:
+        chance = self.front.probability
+        shown = ", ".join(f"{name} {chance[n]:.0%}" for n, name in enumerate(self.names) if name)
+        sure, perhaps = (chance > 0.95).sum(), ((chance >= 0.05) & (chance <= 0.95)).sum()
+        return (
+            f"Front of {self.cost} and accuracy, {self.noise}: {sure} of {len(chance)} methods on "
+            f"it for sure (more than 95%), {perhaps} perhaps. P(on the front): {shown}"
+        )
+
+    def plot(self) -> "ParetoDisplay":
+        """Draw into a figure of its own."""
+        self.axes_ = row_of_axes(
+            11, 4.6, (5.2, 2.2), left=0.75, right=0.3, bottom=0.55, top=0.4, gap=1.65
+        )
+        field, bars = self.axes_
+        self.figure_ = field.figure  # type: ignore[assignment]
+        field.set(xlim=(0, 1), ylim=(LOW - 0.012, HIGH), ylabel="accuracy")
+        heights = [LOW, 0.35, 0.4, 0.45, 0.5, 0.55]
+        field.set_yticks(heights, ["less", *(f"{height:.2f}" for height in heights[1:])])
+        # Ticks of the axis itself would be laid out anew, with those of all axes, at each frame.
+        field.set_xticks([])
+        edge = field.get_xaxis_transform()
+        below: dict[str, Any] = {"transform": edge, "ha": "center", "va": "top"}
+        point = text_scale() * self.figure_.dpi / 72 / field.bbox.height
+        self.tick_texts_ = [field.text(0, -7 * point, "", **below) for _ in range(MOST_TICKS)]
+        self.cost_ = field.text(0.5, -22 * point, "", **below)
+        (self.tick_marks_,) = field.plot([], [], "|", color=ink(), transform=edge, clip_on=False)
+        named = [n for n, name in enumerate(self.names) if name]
+        bars.set(xlim=(-0.04, 1.08), ylim=(len(named) - 0.5, -0.5), xlabel="P(on the front)")
+        bars.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        bars.set_yticks(range(len(named)), [self.names[n] for n in named])
+        bars.tick_params(axis="y", length=0)
+        self.band_ = PathPatch(Path(np.zeros((1, 2))), color=ink(), alpha=0.3, lw=1.2)
+        field.add_patch(self.band_)
+        colors = [method_style(name).color if name else FAINT for name in self.names]
+        nowhere = np.zeros(len(colors))
+        self.halos_ = field.scatter(nowhere, nowhere, nowhere, c=colors, alpha=0.4, lw=0)
+        size = 8 * text_scale()
+        self.dots_ = [
+            field.plot([], [], marker, color=FAINT, ms=0.6 * size, mew=0)[0] for marker in "ov"
+        ]
+        self.marks_, self.bars_, self.texts_ = {}, {}, {}
+        for row, n in enumerate(named):
+            name, style = self.names[n], method_style(self.names[n])
+            look = {"marker": style.marker, "color": style.color, "ms": size, "mew": 1.6}
+            (self.marks_[name],) = field.plot([], [], ls="", **look)
+            (self.bars_[name],) = bars.plot([], [], lw=2.2 * text_scale(), markevery=[1], **look)
+            self.bars_[name].set_ydata([row, row])
+            family = name.split(" r=")[0]
+            if family in LABELLED:
+                side = LABELLED[family]
+                self.texts_[name] = field.annotate(
+                    family,
+                    (0, 0),
+                    xytext=(6 * side * text_scale(), -6 * side * text_scale()),
+                    textcoords="offset points",
+                    ha="left" if side > 0 else "right",
+                    va="top" if side > 0 else "bottom",
+                    color=style.color,
+                    weight="bold",
+                )
+        self.outcome_ = [self.band_, self.halos_, *self.bars_.values()]
+        if self.note:
+            self.figure_.text(0.005, 0.012, self.note, fontsize="small", color=FAINT)
+        self._fill()
+        return self
+
+    def ghost(self, pinned: "ParetoDisplay") -> list[Artist]:
+        """Grey strokes across the bars; with the same cost also the edges of the band."""
+        field, bars = self.axes_
+        chances = [
+            p for p, name in zip(pinned.front.probability, pinned.names, strict=True) if name
+        ]
+        (strokes,) = bars.plot(
+            chances, range(len(chances)), "|", color=FAINT, ms=18, mew=3, zorder=1.5
+        )
+        if pinned.cost != self.cost:
+            return [strokes]
+        low, high = pinned._edges()
+        edges = LineCollection([low, high], colors=FAINT, linewidths=1.2, zorder=0.9)
+        field.add_collection(edges, autolim=False)
+        return [strokes, edges]
+
+    def update(self, other: "ParetoDisplay") -> None:
+        """Show other costs or another front of the same methods."""
+        self.costs, self.accuracies, self.front = other.costs, other.accuracies, other.front
+        self.cost, self.limits, self.ticks, self.noise = (
+            other.cost,
+            other.limits,
+            other.ticks,
+            other.noise,
+        )
+        self._fill()
+
+    def _fill(self) -> None:
+        self.axes_[0].set_title(f"the front, {self.noise}")
+        self.cost_.set_text(self.cost)
+        across = self._across(list(self.ticks))
+        self.tick_marks_.set_data(across, np.zeros(len(across)))
+        # As many texts as any cost needs; those left over stay empty.
+        shown = [*zip(across, self.ticks.values(), strict=True)]
+        shown += [(0, "")] * (MOST_TICKS - len(shown))
+        for text, (place, words) in zip(self.tick_texts_, shown, strict=True):
+            text.set_x(place)
+            text.set_text(words)
+        places = np.stack([self._across(self.costs), np.maximum(self.accuracies, LOW)], axis=-1)
+        chance = self.front.probability
+        grey = np.array([not name for name in self.names])
+        too_low = self.accuracies < LOW
+        for dots, which in zip(self.dots_, (grey & ~too_low, grey & too_low), strict=True):
+            dots.set_data(*places[which].T)
+        self.halos_.set_offsets(places)
+        self.halos_.set_sizes(HALO * text_scale() ** 2 * chance)
+        for n, name in enumerate(self.names):
+            if name:
+                self.marks_[name].set_data(*places[n : n + 1].T)
+                self.bars_[name].set_xdata([0, chance[n]])
+            if name in self.texts_:
+                self.texts_[name].xy = places[n]
+        low, high = self._edges()
+        self.band_.set_path(Path(np.concatenate([low, high[::-1]]), closed=False))
+
+    def _across(self, costs: Sequence[float] | np.ndarray) -> Float[np.ndarray, " cost"]:
+        """Places on the axis, 0 to 1."""
+        low, high = self.limits
+        return np.log(np.asarray(costs, dtype=float) / low) / math.log(high / low)
+
+    def _edges(self) -> tuple[Float[np.ndarray, "corner 2"], Float[np.ndarray, "corner 2"]]:
+        """Lower and upper edge of the band, as stairs that go up where something costs more."""
+        across = self._across(np.sort(self.costs))
+        across = np.append(np.repeat(across, 2)[1:], 1)
+
+        def stairs(heights: np.ndarray) -> np.ndarray:
+            return np.stack([across, np.repeat(np.maximum(heights, LOW), 2)], axis=-1)
+
+        return stairs(self.front.low), stairs(self.front.high)
