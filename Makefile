@@ -15,7 +15,7 @@ test: $(READY) check  ## everything that CI runs
 	$(BIN)/python -m pytest tests/adapters/test_contract.py -q -k "not compiles" \
 		--jaxtyping-packages=missviz.adapters,missviz.analysis,beartype.beartype \
 		-W ignore::hypothesis.errors.HypothesisDeprecationWarning
-	$(BIN)/python -m pytest --nbmake notebooks --nbmake-timeout=120 --durations=10
+	$(BIN)/python -m pytest --nbmake notebooks --nbmake-timeout=300 --durations=10
 
 check: $(READY)
 	$(BIN)/ruff check .

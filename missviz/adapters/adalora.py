@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter
+from missviz.adapters.base import Adapter, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import normal
 
@@ -181,7 +181,7 @@ class AdaLoRAAdapter(Adapter):
         return self.method.scaling * self.B, self.E * self.A
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        return (x @ (self.E * self.A).mT * self.method.scaling) @ self.B.mT
+        return apply_linear(self.method.scaling * apply_linear(x, self.E * self.A), self.B)
 
     def penalty(self) -> Float[Tensor, "*member"]:
         norms = [

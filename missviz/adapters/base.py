@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from missviz.adapters import validation
+from missviz.machine import one_thread
 from missviz.randomness import generator_for
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -32,9 +33,11 @@ def apply_linear(
     """
     if weight.dim() == 2:
         return nn.functional.linear(x, weight, bias)
+    # As W xᵀ, so that features come first in memory: batched BLAS takes up to eight times as long
+    # for the thin products that x Wᵀ has in its backward pass, and leaves ∂L/∂W transposed.
     if bias is None:
-        return torch.matmul(x, weight.mT)
-    return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT)
+        return torch.bmm(weight, x.mT).mT
+    return torch.baddbmm(bias.unsqueeze(-1), weight, x.mT).mT
 
 
 class Update(abc.ABC):
@@ -53,21 +56,43 @@ class Update(abc.ABC):
     def spectrum(self) -> Float[Tensor, "*member n"]:
         """Singular values of ΔW in float64, all min(out, in) of them, largest first.
 
-        Exact: from QR of both factors and an SVD of the small core between them (cost
-        (d + k) r² instead of d k min(d, k)), or of ΔW itself where there are no factors.
+        Exact: from the factors where there are any (`product_spectrum`), or of ΔW itself.
         """
-        thin = self.factors()
+        thin = finite_factors(self)
         if thin is None:
-            delta = self.delta().detach().double()
+            delta = self.delta().detach()
             validation.finite("ΔW", delta)
-            return torch.linalg.svdvals(delta)
-        left, right = (factor.detach().double() for factor in thin)
-        validation.finite("ΔW's left factor", left)
-        validation.finite("ΔW's right factor", right)
-        core = torch.linalg.qr(left).R @ torch.linalg.qr(right.mT).R.mT
-        values = torch.linalg.svdvals(core)
-        missing = min(left.shape[-2], right.shape[-1]) - values.shape[-1]
-        return nn.functional.pad(values, (0, missing))
+            return torch.linalg.svdvals(delta.double())
+        return product_spectrum(*thin)
+
+
+@one_thread()
+def finite_factors(
+    update: Update,
+) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]] | None:
+    """The update's factors, detached; ValueError where one of them holds NaN or infinity."""
+    thin = update.factors()
+    if thin is None:
+        return None
+    left, right = (factor.detach() for factor in thin)
+    validation.finite("ΔW's left factor", left)
+    validation.finite("ΔW's right factor", right)
+    return left, right
+
+
+@one_thread()
+def product_spectrum(
+    left: Float[Tensor, "*member out r"], right: Float[Tensor, "*member r in_"]
+) -> Float[Tensor, "*member n"]:
+    """Singular values of left @ right in float64, min(out, in) of them, largest first.
+
+    Exact: from the R of both factors' QR and an SVD of the small core between them, which costs
+    (out + in) r² instead of out · in · min(out, in).
+    """
+    upper, lower = (torch.linalg.qr(factor.double(), mode="r").R for factor in (left, right.mT))
+    values = torch.linalg.svdvals(upper @ lower.mT)
+    missing = min(left.shape[-2], right.shape[-1]) - values.shape[-1]
+    return nn.functional.pad(values, (0, missing))
 
 
 @dataclass(frozen=True)
@@ -187,8 +212,9 @@ class Method(abc.ABC):
 class Adapter(nn.Module, Update):
     """A method at work on one layer: y = W₀ x + b + ΔW x, where only ΔW is trained.
 
-    A subclass adds its parameters, `factors` or `delta` (the definition), and `correction` (the
-    fast way to ΔW x). That the two agree is the first property that tests check.
+    A subclass adds its parameters, `factors` or `delta` (the definition), and the fast way to ΔW x:
+    `correction`, or `features` and `from_features` where x first meets something frozen. That the
+    two agree is the first property that tests check.
     """
 
     stackable: ClassVar[bool] = False
@@ -224,8 +250,18 @@ class Adapter(nn.Module, Update):
         return left @ right
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        """ΔW x by the cheapest way there is; by default through ΔW itself."""
-        return x @ self.delta().mT
+        """ΔW x by the cheapest way there is; by default from `features`, or through ΔW itself."""
+        features = self.features(x)
+        return x @ self.delta().mT if features is None else self.from_features(features)
+
+    def features(self, x: Float[Tensor, "*batch in_"]) -> Tensor | None:
+        """What x has become when it meets the first trained number, such as F x where ΔW = D F with
+        F fixed. An ensemble computes it once. None, the default: x as it is."""
+        return None
+
+    def from_features(self, features: Tensor) -> Float[Tensor, "*batch out"]:
+        """ΔW x from `features(x)`."""
+        raise NotImplementedError(f"{type(self).__name__} defines features() and not this")
 
     def forward(
         self,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.adapters.shards import shard_matrix, shard_sums, spread
 
 
@@ -76,6 +76,10 @@ class DiSHAAdapter(Adapter):
             return row_copies.expand(*members, -1, -1), self.D @ column_copies
         return row_copies @ self.D, column_copies.expand(*members, -1, -1)
 
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        sums = shard_sums(x, self.method.columns, "tiled")
-        return spread(sums @ self.D.mT, self.out_features, "tiled")
+    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch columns"]:
+        return shard_sums(x, self.method.columns, "tiled")
+
+    def from_features(
+        self, features: Float[Tensor, "*batch columns"]
+    ) -> Float[Tensor, "*batch out"]:
+        return spread(apply_linear(features, self.D), self.out_features, "tiled")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter
+from missviz.adapters.base import Adapter, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import uniform
 
@@ -135,7 +135,7 @@ class DoRAAdapter(Adapter):
             base_output = self.base(x)
         gain = per_output(self.gain(self.direction()))
         plain = base_output if self.bias is None else base_output - per_output(self.bias)
-        moved = (x @ self.A.mT * self.method.scaling) @ self.B.mT
+        moved = apply_linear(self.method.scaling * apply_linear(x, self.A), self.B)
         return base_output + (gain - 1) * plain + gain * moved
 
 

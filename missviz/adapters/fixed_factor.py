@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.adapters.shards import shard_matrix
 from missviz.randomness import normal
 
@@ -80,8 +80,11 @@ class FixedFactorAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.D, self.F
 
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        return (x @ self.F.mT) @ self.D.mT
+    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
+        return apply_linear(x, self.F)
+
+    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
+        return apply_linear(features, self.D)
 
 
 def make_factor(

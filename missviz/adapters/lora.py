@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter
+from missviz.adapters.base import Adapter, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import normal, uniform
 
@@ -140,7 +140,7 @@ class LoRAAdapter(Adapter):
         return self.method.scaling * self.B, self.A
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        return (x @ self.A.mT * self.method.scaling) @ self.B.mT
+        return apply_linear(self.method.scaling * apply_linear(x, self.A), self.B)
 
 
 class LoRAPlusAdapter(LoRAAdapter):

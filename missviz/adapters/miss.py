@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.adapters.bat import Bat
 from missviz.adapters.shards import LAYOUTS, Layout, shard_matrix, shard_owner, shard_sums, spread
 
@@ -137,12 +137,20 @@ class MiSSAdapter(Adapter):
         members = self.D.shape[:-2]
         return left.expand(*members, *left.shape[-2:]), right.expand(*members, *right.shape[-2:])
 
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        rows, columns = self.D.shape[-2:]
-        layout = str(self.method.layout)
-        sums = x if columns == self.in_features else shard_sums(x, columns, layout)
-        copied = sums @ self.D.mT
-        return copied if rows == self.out_features else spread(copied, self.out_features, layout)
+    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"] | None:
+        """S, the shard sums of x; x where columns are not shared. None where ΔW is to be built."""
+        if self.method.form == "expand":
+            return None
+        columns = self.D.shape[-1]
+        if columns == self.in_features:
+            return x
+        return shard_sums(x, columns, str(self.method.layout))
+
+    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
+        copied = apply_linear(features, self.D)
+        if copied.shape[-1] == self.out_features:
+            return copied
+        return spread(copied, self.out_features, str(self.method.layout))
 
     def forward(
         self,

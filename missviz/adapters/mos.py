@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.randomness import generator_for, uniform
 
 
@@ -203,7 +203,7 @@ class MoSAdapter(Adapter):
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         left, right = self.factors()
-        return (x @ right.mT) @ left.mT
+        return apply_linear(apply_linear(x, right), left)
 
 
 def joined(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter
+from missviz.adapters.base import Adapter, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import uniform
 
@@ -136,4 +136,4 @@ class ProLoRAAdapter(Adapter):
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         left, right = self.factors()
-        return (x @ right.mT) @ left.mT
+        return apply_linear(apply_linear(x, right), left)

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, apply_linear
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,11 @@ class ColumnsS2FTAdapter(S2FTAdapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.M, self.selection(self.in_features)
 
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        return x.gather(-1, self.places(x)) @ self.M.mT
+    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
+        return x.gather(-1, self.places(x))
+
+    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
+        return apply_linear(features, self.M)
 
 
 class RowsS2FTAdapter(S2FTAdapter):
@@ -118,6 +121,6 @@ class RowsS2FTAdapter(S2FTAdapter):
         return self.selection(self.out_features).mT, self.M
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        made = x @ self.M.mT
+        made = apply_linear(x, self.M)
         empty = made.new_zeros(*made.shape[:-1], self.out_features)
         return empty.scatter(-1, self.places(made), made)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter
+from missviz.adapters.base import Adapter, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 
 
@@ -56,8 +56,8 @@ class StartedProductAdapter(Adapter):
         return left, torch.cat([self.A, self.A - self.A0], dim=-2)
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        moved = (x @ self.A.mT) @ (self.B - self.B0).mT
-        return self.method.scaling * (moved + (x @ (self.A - self.A0).mT) @ self.B0.mT)
+        left, right = self.factors()
+        return apply_linear(apply_linear(x, right), left)
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:

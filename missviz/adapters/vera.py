@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.randomness import uniform
 
 
@@ -91,6 +91,8 @@ class VeRAAdapter(Adapter):
         A, B = self.A[..., : self.in_features], self.B[..., : self.out_features, :]
         return self.b.unsqueeze(-1) * B * self.v.unsqueeze(-2), A
 
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        left, right = self.factors()
-        return (x @ right.mT) @ left.mT
+    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
+        return apply_linear(x, self.A[..., : self.in_features])
+
+    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
+        return apply_linear(features, self.factors()[0])

@@ -87,6 +87,7 @@ class Ensemble:
                 f'{asking[0]} needs engine="native", for its penalty or its after_step'
             )
         self.rate_multipliers = list(rate_multipliers(models[0]).values())
+        self._asked_more = any(map(asks_more, self._adapters))
 
     @property
     def trained(self) -> list[Tensor]:
@@ -99,11 +100,11 @@ class Ensemble:
 
     def penalty(self) -> Float[Tensor, " member"] | None:
         """What methods add to each member's loss; None where that is nothing."""
-        return penalty(self._model) if any(map(asks_more, self._adapters)) else None
+        return penalty(self._model) if self._asked_more else None
 
     def after_step(self, step: int, gradients: Sequence[Tensor]) -> None:
         """Let methods act after a step, with the gradients that it went along."""
-        if not any(map(asks_more, self._adapters)):
+        if not self._asked_more:
             return
         for tensor, gradient in zip(self.trained, gradients, strict=True):
             tensor.grad = gradient
@@ -229,30 +230,29 @@ def train(
         raise ValueError("nothing to train: every parameter is frozen")
     frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
     trained = ensemble.trained
-    # On the device, so that no step waits for a copy.
-    losses = {
-        split: torch.empty(steps + 1, ensemble.size, dtype=torch.float64, device=trained[0].device)
-        for split in splits
-    }
+    errors: dict[str, list[Tensor]] = {split: [] for split in splits}
     optimiser = Adam(trained, learning_rates, ensemble.rate_multipliers)
 
-    def error(split: str) -> tuple[Tensor, Tensor]:
+    def missed(split: str) -> tuple[Tensor, Tensor]:
+        """The prediction and what it is off by. The mean square of that is noted down on the
+        device, so that no step waits for a copy."""
         x, y = splits[split]
         prediction = ensemble(x, frozen[split])
-        return prediction, prediction.detach() - y
+        difference = prediction.detach() - y
+        errors[split].append(difference.square().mean(dim=(-2, -1)))
+        return prediction, difference
 
     started = time.perf_counter()
     for step in range(steps + 1):
         with torch.no_grad():
             for split in splits:
                 if split != "train":
-                    losses[split][step] = error(split)[1].square().mean(dim=(-2, -1))
-        prediction, missed = error("train")
-        losses["train"][step] = missed.square().mean(dim=(-2, -1))
+                    missed(split)
+        prediction, difference = missed("train")
         if step == steps:
             break
         # d(mean squared error)/d(prediction), per member; written down, it saves four passes.
-        direction = missed * (2 / missed[0].numel())
+        direction = difference.mul_(2 / difference[0].numel())
         outputs, directions = [prediction], [direction]
         if (penalty := ensemble.penalty()) is not None:
             outputs, directions = [prediction, penalty], [direction, torch.ones_like(penalty)]
@@ -260,7 +260,7 @@ def train(
         optimiser.step(gradients)
         ensemble.after_step(step + 1, gradients)
     return Trained(
-        {split: table.T.cpu().numpy() for split, table in losses.items()},
+        {split: torch.stack(means, -1).double().cpu().numpy() for split, means in errors.items()},
         time.perf_counter() - started,
     )
 
@@ -300,10 +300,13 @@ class Adam:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """One step against `gradients`, shaped as the tensors."""
         for rate, members, which, state in self._groups:
+            grads = [gradients[place] for place in which]
+            if len(self._groups) > 1:
+                grads = [gradient[members] for gradient in grads]
             adam(
                 **state,
                 # Fused Adam on the CPU walks raw memory; a transposed gradient would be misread.
-                grads=[gradients[place][members].contiguous() for place in which],
+                grads=[gradient.contiguous() for gradient in grads],
                 max_exp_avg_sqs=[],
                 fused=True,
                 amsgrad=False,

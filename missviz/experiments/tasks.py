@@ -41,19 +41,28 @@ class TwoLayerNet(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = (_linear(generator) for _ in range(2))
 
-    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch hidden"] | None:
-        """W₀ x + b of the first layer, which no step changes once it has an adapter."""
+    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> tuple[Tensor, Tensor | None] | None:
+        """What no step changes of the first layer once it has an adapter: W₀ x + b, and the
+        adapter's `features` of x where it has any."""
         if not isinstance(self.fc1, Adapter):
             return None
-        output: Tensor = self.fc1.base(x)
-        return output
+        # A subclass with a correction of its own means it.
+        own = type(self.fc1).correction is not Adapter.correction
+        return self.fc1.base(x), None if own else self.fc1.features(x)
 
     def forward(
         self,
         x: Float[Tensor, "*batch in_"],
-        fc1_base_output: Float[Tensor, "*batch hidden"] | None = None,
+        frozen: tuple[Tensor, Tensor | None] | None = None,
     ) -> Float[Tensor, "*batch out"]:
-        hidden = self.fc1(x) if fc1_base_output is None else self.fc1(x, fc1_base_output)
+        base_output, features = frozen or (None, None)
+        if base_output is None:
+            hidden = self.fc1(x)
+        elif features is None:
+            hidden = self.fc1(x, base_output)
+        else:
+            assert isinstance(self.fc1, Adapter)
+            hidden = base_output + self.fc1.from_features(features)
         output: Tensor = self.fc2(torch.relu(hidden))
         return output
 
@@ -105,7 +114,7 @@ def stack_splits(
     """Each member's splits, as splits with a leading member dimension."""
     return {
         split: tuple(  # type: ignore[misc]
-            torch.stack([member[split][part] for member in members]).to(device, dtype)
+            torch.stack([member[split][part].mT for member in members]).to(device, dtype).mT
             for part in range(2)
         )
         for split in members[0]

@@ -38,15 +38,18 @@ METHODS: list[Method] = [
     mv.Bat(4, side="left"),
 ]
 SEEDS = (43, 44, 7)
+SEED = {torch.float64: 44, torch.float32: 43}
+"""Whose run is compared. With `MiSS rows N=5` seed 44 passes so close to a kink of ReLU that two
+roundings of float32 part by 5e-5; in float64 it agrees to 1e-7 like all others."""
 
 
 @pytest.fixture(scope="module")
 def bases() -> dict[torch.dtype, oracle.Parameters]:
-    """The trained base network of seed 44: in float64 the oracle's own. In float32 the library's,
+    """The trained base network of SEED: in float64 the oracle's own. In float32 the library's,
     because 250 steps of ReLU amplify rounding to 1e-5 before the comparison begins."""
-    library = tasks.base_models(SEEDS, torch.float32, torch.device("cpu"))[1].state_dict()
+    library = tasks.base_models(SEEDS, torch.float32, torch.device("cpu"))[0].state_dict()
     return {
-        torch.float64: oracle.base_network(44, torch.float64),
+        torch.float64: oracle.base_network(SEED[torch.float64], torch.float64),
         torch.float32: dict(zip(("W1", "b1", "W2", "b2"), library.values(), strict=True)),
     }
 
@@ -67,7 +70,7 @@ def same_as_oracle(
     learning_rate: float = 1e-3,
     **options: object,
 ) -> None:
-    """AssertionError unless the ensemble's run of seed 44 is the oracle's."""
+    """AssertionError unless the ensemble's run of SEED is the oracle's."""
     runs = mv.experiments.no_free_lunch(
         [as_run or method],
         seeds=SEEDS,
@@ -77,9 +80,9 @@ def same_as_oracle(
         device="cpu",
         **options,
     )
-    wanted = oracle.trajectory(method, 44, dtype=dtype, base=base, steps=steps)
+    wanted = oracle.trajectory(method, SEED[dtype], dtype=dtype, base=base, steps=steps)
     for split in ("train", "valid"):
-        got = losses(runs.to_frame(), 44, split)
+        got = losses(runs.to_frame(), SEED[dtype], split)
         np.testing.assert_allclose(got, wanted[split], rtol=0, atol=tolerance)
 
 
@@ -116,10 +119,10 @@ def noise(x: torch.Tensor) -> torch.Tensor:
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], dict[str, object]]] = {
     "none": lambda patch: {},
     "update times zero": lambda patch: patch.setattr(
-        MiSSAdapter, "correction", lambda self, x: (x @ self.delta().mT) * 0
+        MiSSAdapter, "from_features", lambda self, features: (features @ self.D.mT) * 0
     ) or {},
     "update times two": lambda patch: patch.setattr(
-        MiSSAdapter, "correction", lambda self, x: (x @ self.delta().mT) * 2
+        MiSSAdapter, "from_features", lambda self, features: (features @ self.D.mT) * 2
     ) or {},
     "block for tiled layout": lambda patch: {"as_run": mv.MiSS(4, layout="block")},
     "rows for columns": lambda patch: {"as_run": mv.MiSS(4, share="rows")},
