@@ -20,28 +20,22 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from missviz.bench.spectra import LAYERS, LLAMA_7B, RANK
 from missviz.randomness import generator_for, normal
 
-LAYERS, RANK = 32, 64
-SHAPES = {
-    **dict.fromkeys([f"self_attn.{name}_proj" for name in "qkvo"], (4096, 4096)),
-    "mlp.gate_proj": (11008, 4096),
-    "mlp.up_proj": (11008, 4096),
-    "mlp.down_proj": (4096, 11008),
-}
 CHECKED = "model.layers.31.self_attn.q_proj"
 
 
 def write_adapter(folder: Path, dtype: torch.dtype) -> None:
     tensors = {}
     for layer in range(LAYERS):
-        for name, (out_features, in_features) in SHAPES.items():
+        for name, (out_features, in_features) in LLAMA_7B.items():
             module = f"model.layers.{layer}.{name}"
             for letter, shape in (("A", (RANK, in_features)), ("B", (out_features, RANK))):
                 drawn = normal(shape, 0.01, generator_for(module, letter)).to(dtype)
                 tensors[f"base_model.model.{module}.lora_{letter}.weight"] = drawn
     save_file(tensors, folder / "adapter_model.safetensors")
-    targets = sorted({name.split(".")[-1] for name in SHAPES})
+    targets = sorted({name.split(".")[-1] for name in LLAMA_7B})
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": targets}
     (folder / "adapter_config.json").write_text(json.dumps(config))
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from missviz.analysis.gradients import initial_gradient_norms
     from missviz.analysis.inspection import inspect_adapter
     from missviz.analysis.reach import reach
-    from missviz.analysis.spectra import spectrum
+    from missviz.analysis.spectra import spectra, spectrum
     from missviz.explore.gallery import gallery
     from missviz.explore.predict import predict
     from missviz.peft_folder import read_peft, write_peft
@@ -74,6 +74,7 @@ _HOME = {
     "param_groups": "adapters.training",
     "penalty": "adapters.training",
     "after_step": "adapters.training",
+    "spectra": "analysis.spectra",
     "spectrum": "analysis.spectra",
     "reach": "analysis.reach",
     "initial_gradient_norms": "analysis.gradients",
@@ -130,6 +131,7 @@ __all__ = [
     "predict",
     "reach",
     "read_peft",
+    "spectra",
     "spectrum",
     "testing",
     "write_peft",

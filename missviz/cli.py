@@ -255,6 +255,8 @@ def lecture(
 class Part(StrEnum):
     no_free_lunch = "no-free-lunch"
     adapters = "adapters"
+    spectra = "spectra"
+    init = "init"
     panels = "panels"
 
 
@@ -263,7 +265,10 @@ def bench(
     part: Part,
     seeds: Annotated[int, typer.Option(help="no-free-lunch: runs per method.")] = 32,
     rounds: Annotated[
-        int, typer.Option(help="Turns that each side takes (adapters: five times as many).")
+        int,
+        typer.Option(
+            min=1, help="Turns that each side takes (adapters, quick starts: five times as many)."
+        ),
     ] = 3,
     presses: Annotated[int, typer.Option(help="panels: keys pressed in each.")] = 30,
     out: Annotated[Path, typer.Option(help="Folder for the JSON result.")] = Path(
@@ -271,7 +276,21 @@ def bench(
     ),
     device: Annotated[str, typer.Option(help="cpu or cuda (not for panels).")] = "cpu",
 ) -> None:
-    """Measure missviz beside its peers, taking turns in one process; print ratios, write JSON."""
+    """Measure missviz beside its peers, taking turns in one process; print ratios, write JSON.
+
+    \b
+    no-free-lunch  many seeds as one ensemble, against a loop over PEFT models
+    adapters       a training step, against PEFT's and the frozen layer's
+    spectra        exact singular values of ΔW, against an SVD of the dense ΔW
+    init           starting a method on a layer, against PEFT
+    panels         key press to picture in a browser, against ipywidgets.interact
+    """
+    if device != "cpu":
+        import torch
+
+        if not device.startswith("cuda") or not torch.cuda.is_available():
+            typer.echo(f"missviz: no device {device!r} here; give cpu or cuda", err=True)
+            raise typer.Exit(2)
     if part is Part.panels:
         from missviz.bench import browser, panels
 
@@ -279,9 +298,13 @@ def bench(
             typer.echo(f"missviz: {reason}", err=True)
             raise typer.Exit(2)
         path = panels.report(panels.compare(presses=presses), out)
+    elif part is Part.spectra:
+        from missviz.bench import spectra
+
+        path = spectra.report(spectra.compare(device=device, rounds=rounds), out)
     else:
         try:
-            from missviz.bench import adapters, no_free_lunch
+            from missviz.bench import adapters, init, no_free_lunch
         except ImportError as error:
             typer.echo(
                 f"missviz: {error}. The benchmark needs PEFT: pip install 'missviz[peft]'", err=True
@@ -289,6 +312,8 @@ def bench(
             raise typer.Exit(2) from None
         if part is Part.adapters:
             path = adapters.report(adapters.compare(device=device, rounds=5 * rounds), out)
+        elif part is Part.init:
+            path = init.report(init.compare(device=device, rounds=rounds), out)
         else:
             result = no_free_lunch.compare(seeds=seeds, rounds=rounds, device=device)
             path = no_free_lunch.report(result, out)

@@ -1,10 +1,19 @@
 """Files are written whole or not at all."""
 
+import uuid
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write under a temporary name first: an interruption leaves what was there before."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write under a temporary name first: an interruption leaves what was there before.
+
+    Raises OSError, such as on a full disk, with the beginning of the file removed again.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    # A name of its own, because other processes may write the same file now.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -274,9 +274,12 @@ class Adapter(nn.Module, Update):
             x: inputs, (..., in).
             base_output: W₀ x + b, (..., out), where the caller has it already.
         """
-        if base_output is None:
-            base_output = self.base(x)
-        return base_output + self.correction(x)
+        correction = self.correction(x)
+        if base_output is not None:
+            return base_output + correction
+        # Last, and added to in place: so neither y nor ∂L/∂x is made twice.
+        output: Tensor = self.base(x)
+        return output.add_(correction)
 
     def through_weight(
         self,

@@ -44,18 +44,21 @@ def shard_sums(
     size = x.shape[-1]
     if layout == "tiled":
         blocks, rest = divmod(size, count)
+        # Split, not sliced: the backward pass of a slice fills all of x's shape with zeros.
+        whole, short = x.split([size - rest, rest], -1)
         if x.dim() > 2 and x.stride(-2) == 1:
             # Features come first in memory, as in an ensemble; six times as fast along them.
-            sums = x.mT[..., : size - rest, :].unflatten(-2, (blocks, count)).sum(-3).mT
+            sums = whole.mT.unflatten(-2, (blocks, count)).sum(-3).mT
         else:
-            sums = x[..., : size - rest].unflatten(-1, (blocks, count)).sum(-2)
-        return sums + pad(x[..., size - rest :], (0, count - rest)) if rest else sums
+            sums = whole.unflatten(-1, (blocks, count)).sum(-2)
+        return sums + pad(short, (0, count - rest)) if rest else sums
     floor, longer = divmod(size, count)
     split = longer * (floor + 1)
-    shorter = x[..., split:].unflatten(-1, (count - longer, floor)).sum(-1)
+    long, short = x.split([split, size - split], -1)
+    sums = short.unflatten(-1, (count - longer, floor)).sum(-1)
     if not longer:
-        return shorter
-    return torch.cat([x[..., :split].unflatten(-1, (longer, floor + 1)).sum(-1), shorter], -1)
+        return sums
+    return torch.cat([long.unflatten(-1, (longer, floor + 1)).sum(-1), sums], -1)
 
 
 def spread(

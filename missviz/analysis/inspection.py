@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter, Update
-from missviz.adapters.training import adapters_in
+from missviz.analysis.products import Updates as Updates
+from missviz.analysis.products import named_updates as named_updates
 from missviz.analysis.products import numerical_rank, shortened
 from missviz.analysis.shards import mean_cosine, shard_cosines
 from missviz.analysis.spectra import effective_rank, energy, spectrum, stable_rank
@@ -34,7 +35,6 @@ MEASURES = (
     "shard_cosine",
 )
 
-Updates = Mapping[str, Update] | nn.Module
 Base = nn.Module | Callable[[str], Tensor]
 
 
@@ -79,23 +79,6 @@ def inspect_adapter(updates: Updates, base: Base | None = None) -> pd.DataFrame:
         # Or pandas would write None as NaN, and so 4 as 4.0.
         table[name] = pd.Series([row[name] for row in rows], dtype=object)
     return table
-
-
-def named_updates(argument: str, updates: Updates) -> Mapping[str, Update]:
-    """The updates by module name; TypeError or ValueError that names the argument, if none."""
-    if isinstance(updates, nn.Module):
-        return adapters_in(updates)
-    if not isinstance(updates, Mapping):
-        raise TypeError(
-            f"{argument} of type {type(updates).__name__}; give updates by module name, such as "
-            "missviz.read_peft(folder), or an attached model"
-        )
-    if not updates:
-        raise ValueError(f"{argument} is empty: there is no update in it")
-    for module, update in updates.items():
-        if not isinstance(update, Update):
-            raise TypeError(f"{argument}: {module} is no update, but {type(update).__name__}")
-    return updates
 
 
 def _row(module: str, update: Update, base: Base | None) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""ΔW without a layer: a product of two factors, and singular vectors without ΔW itself."""
+"""ΔW without a layer, and of many: a product of two factors, singular vectors, updates by name."""
 
 import copy
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Update
+from missviz.adapters.training import adapters_in
 from missviz.machine import one_thread
 
 NEGLIGIBLE = 1e-6
@@ -16,6 +18,9 @@ NEGLIGIBLE = 1e-6
 trained and kept, cannot tell them from rounding."""
 ROUNDING = 1e-10
 """A product this small relative to its factors is a sum that cancels: zero, but for rounding."""
+
+Updates = Mapping[str, Update] | nn.Module
+"""Updates by module name, or an attached model."""
 
 
 class Product(Update):
@@ -105,3 +110,20 @@ def decompose(update: Update) -> Decomposition:
 def numerical_rank(values: Float[Tensor, " n"]) -> int:
     """How many of these singular values, largest first, are more than rounding."""
     return int((values > NEGLIGIBLE * values[:1]).sum())
+
+
+def named_updates(argument: str, updates: Updates) -> Mapping[str, Update]:
+    """The updates by module name; TypeError or ValueError that names the argument, if none."""
+    if isinstance(updates, nn.Module):
+        return adapters_in(updates)
+    if not isinstance(updates, Mapping):
+        raise TypeError(
+            f"{argument} of type {type(updates).__name__}; give updates by module name, such as "
+            "missviz.read_peft(folder), or an attached model"
+        )
+    if not updates:
+        raise ValueError(f"{argument} is empty: there is no update in it")
+    for module, update in updates.items():
+        if not isinstance(update, Update):
+            raise TypeError(f"{argument}: {module} is no update, but {type(update).__name__}")
+    return updates

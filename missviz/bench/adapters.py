@@ -18,7 +18,7 @@ from missviz.adapters.bat import Bat
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.analysis.cost import kept_bytes
-from missviz.bench.no_free_lunch import timed
+from missviz.bench.clock import in_turns, peak_bytes, ratio
 from missviz.bench.results import write_result
 from missviz.machine import conditions
 from missviz.randomness import generator_for, normal
@@ -97,7 +97,7 @@ def compare(device: str = "cpu", rounds: int = 15) -> dict[str, Any]:
         frozen = linear_with(linear.weight.detach()).requires_grad_(False)
         sides = {"frozen": frozen, "missviz": ours, "peft": peer}
         steps = {side: Step(layer, x) for side, layer in sides.items()}
-        times = _in_turns(steps, place, rounds)
+        times = in_turns(steps, place, rounds)
         kept = {side: kept_bytes(layer, x) for side, layer in sides.items()}
         rows.append(
             {
@@ -105,12 +105,12 @@ def compare(device: str = "cpu", rounds: int = 15) -> dict[str, Any]:
                 "out_features": shape[0],
                 "in_features": shape[1],
                 **{f"{side}_ms": 1000 * statistics.median(times[side]) for side in sides},
-                **_ratio("to_frozen", times["missviz"], times["frozen"]),
-                **_ratio("to_peft", times["missviz"], times["peft"]),
-                **_ratio("peft_to_frozen", times["peft"], times["frozen"]),
+                **ratio("to_frozen", times["missviz"], times["frozen"]),
+                **ratio("to_peft", times["missviz"], times["peft"]),
+                **ratio("peft_to_frozen", times["peft"], times["frozen"]),
                 "kept_bytes": kept["missviz"],
                 "peft_kept_bytes": kept["peft"],
-                "peak_bytes": {side: _peak(step, place) for side, step in steps.items()},
+                "peak_bytes": {side: peak_bytes(step, place) for side, step in steps.items()},
                 "largest_difference": difference,
             }
         )
@@ -133,35 +133,6 @@ def _agree(ours: Adapter, peer: nn.Module, pairs: dict[str, tuple[str, bool]], x
             peer.get_parameter(path).copy_(value.mT if transposed else value)
         y, wanted = ours(x).float(), peer(x).float()
     return float((y - wanted).abs().max() / wanted.abs().max())
-
-
-def _in_turns(steps: dict[str, Step], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {side: [] for side in steps}
-    for turn in range(rounds + 3):
-        # The order turns too: who comes second finds a warmer cache.
-        order = list(steps) if turn % 2 else list(reversed(steps))
-        for side in order:
-            _, seconds = timed(steps[side], device)
-            if turn >= 3:
-                times[side].append(seconds)
-    return times
-
-
-def _ratio(name: str, ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Median over the rounds, with the quartiles."""
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {name: middle, f"{name}_low": low, f"{name}_high": high}
-
-
-def _peak(step: Step, device: torch.device) -> int | None:
-    """Most bytes allocated during a step, beyond those before it; CUDA only."""
-    if device.type != "cuda":
-        return None
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    return torch.cuda.max_memory_allocated(device) - before
 
 
 def report(result: dict[str, Any], folder: Path) -> Path:

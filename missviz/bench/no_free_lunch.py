@@ -1,29 +1,35 @@
-"""Seeds of one method as one ensemble, against a loop over Hugging Face PEFT models.
+"""Seeds of one method as one ensemble, against a loop over models, one after the other.
 
-Both sides get the same trained base networks and data, build their adapters, and do the same steps
-with the same evaluations (train and validation loss at every step). Adapter starts are copied from
-ours to PEFT's, so the losses must agree.
+The peer is Hugging Face PEFT where it has the method, else the same adapter in a plain loop. Both
+sides get the same trained base networks and data, build their adapters, and do the same steps with
+the same evaluations (train and validation loss at every step). Random starts are copied from ours
+to PEFT's, so the losses must agree.
 """
 
 import copy
 import statistics
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, MissConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, MissConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 
+from missviz.adapters.adalora import AdaLoRA
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Method
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.dora import DoRA
+from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
+from missviz.adapters.vera import VeRA
+from missviz.bench.clock import timed
 from missviz.bench.results import write_result
-from missviz.experiments.arguments import FIRST_SEED
+from missviz.experiments.arguments import FIRST_SEED, default_methods
 from missviz.experiments.ensemble import Ensemble, train
 from missviz.experiments.no_free_lunch import make_task
 from missviz.experiments.tasks import PROTOCOLS, TwoLayerNet, base_models, stack_splits
@@ -31,20 +37,58 @@ from missviz.machine import conditions
 
 PUBLISHED = PROTOCOLS["published"]
 RATE = PUBLISHED.learning_rates[0]
-Result = TypeVar("Result")
 Task = dict[str, tuple[Tensor, Tensor]]
 
-CASES: list[tuple[Method, Callable[[], Any]]] = [
-    (LoRA(2), lambda: LoraConfig(r=2, lora_alpha=2, target_modules=["fc1"])),
-    (
-        PiSSA(2),
-        lambda: LoraConfig(r=2, lora_alpha=2, init_lora_weights="pissa", target_modules=["fc1"]),
+
+@dataclass(frozen=True)
+class Peer:
+    """A method as PEFT has it."""
+
+    config: Callable[[], Any]
+    starts: Mapping[str, str] = field(default_factory=dict)
+    """Our parameters and buffers that are random at first → their names in PEFT's layer."""
+    frozen: tuple[str, ...] = ()
+    """What PEFT would train and the method does not."""
+
+
+def lora(rank: int, **options: Any) -> Callable[[], Any]:
+    return lambda: LoraConfig(r=rank, lora_alpha=rank, target_modules=["fc1"], **options)
+
+
+A = {"A": "lora_A.default.weight"}
+PEERS: dict[Method, Peer] = {
+    LoRA(2): Peer(lora(2), A),
+    PiSSA(2): Peer(lora(2, init_lora_weights="pissa")),
+    MiSS(4): Peer(lambda: MissConfig(r=4, target_modules=["fc1"])),
+    # A LoRA whose A is that factor, and stays it.
+    FixedFactor(4, "orthogonal", gain=4.0): Peer(
+        lora(4), {"F": A["A"]}, frozen=("lora_A.default.weight",)
     ),
-    (MiSS(4), lambda: MissConfig(r=4, target_modules=["fc1"])),
-]
+    DoRA(1): Peer(lora(1, use_dora=True), A),
+    VeRA(64): Peer(
+        lambda: VeraConfig(r=64, target_modules=["fc1"]),
+        {"A": "vera_A.default", "B": "vera_B.default"},
+    ),
+    AdaLoRA(2, orthogonality=0.0): Peer(
+        lambda: AdaLoraConfig(
+            init_r=2, lora_alpha=2, total_step=PUBLISHED.steps, target_modules=["fc1"]
+        ),
+        {"A": "lora_A.default", "B": "lora_B.default"},
+    ),
+}
 
 
-def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, Any]:
+def methods() -> tuple[Method, ...]:
+    """Those of Figure 2, and DoRA as PEFT has it."""
+    return (*default_methods("published"), DoRA(1))
+
+
+def compare(
+    seeds: int = 32,
+    rounds: int = 3,
+    device: str = "cpu",
+    only: Sequence[Method] | None = None,
+) -> dict[str, Any]:
     """Time both sides in turns. Returns medians, ratios and the largest difference in loss."""
     place = torch.device(device)
     chosen = tuple(range(FIRST_SEED, FIRST_SEED + seeds))
@@ -57,13 +101,17 @@ def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, 
         for seed, base in zip(chosen, bases, strict=True)
     ]
     rows = []
-    for method, config in CASES:
+    for method in methods() if only is None else only:
         ours, theirs = [], []
-        # Drawn before the clock runs: PEFT must not pay for an adapter of ours.
-        starts = random_starts(method, bases, chosen)
+        peer = PEERS.get(method)
+        # Drawn before the clock runs: PEFT must not pay for adapters of ours.
+        starts = [adapted(method, base, s).fc1 for base, s in zip(bases, chosen, strict=True)]
         for turn in range(rounds + 1):
             losses, seconds = timed(run_ensemble, place, method, bases, tasks, chosen)
-            peer, peer_seconds = timed(run_peft, place, config, bases, tasks, starts)
+            if peer is None:
+                alone, peer_seconds = timed(run_alone, place, method, bases, tasks, chosen)
+            else:
+                alone, peer_seconds = timed(run_peft, place, peer, bases, tasks, starts)
             if turn:  # the first is a warm-up
                 ours.append(seconds / seeds)
                 theirs.append(peer_seconds / seeds)
@@ -71,12 +119,13 @@ def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, 
         rows.append(
             {
                 "method": method.name,
+                "peer": "plain loop" if peer is None else "PEFT",
                 "missviz_ms_per_run": 1000 * statistics.median(ours),
-                "peft_ms_per_run": 1000 * statistics.median(theirs),
+                "peer_ms_per_run": 1000 * statistics.median(theirs),
                 "ratio": statistics.median(ratios),
                 "ratio_lowest": min(ratios),
                 "ratio_highest": max(ratios),
-                "largest_loss_difference": float(np.abs(losses - peer).max()),
+                "largest_loss_difference": float(np.abs(losses - alone).max()),
             }
         )
     return {
@@ -86,19 +135,6 @@ def compare(seeds: int = 32, rounds: int = 3, device: str = "cpu") -> dict[str, 
         **conditions(device, ("peft",)),
         "rows": rows,
     }
-
-
-def timed(
-    work: Callable[..., Result], device: torch.device, *arguments: Any
-) -> tuple[Result, float]:
-    """The result of `work` and its seconds, with the device's queue empty before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    result = work(*arguments)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - started
 
 
 def adapted(method: Method, base: TwoLayerNet, seed: int) -> TwoLayerNet:
@@ -116,35 +152,36 @@ def run_ensemble(
     return np.stack([losses["train"], losses["valid"]])
 
 
+def run_alone(
+    method: Method, bases: Sequence[TwoLayerNet], tasks: Sequence[Task], seeds: Sequence[int]
+) -> np.ndarray:
+    """Our adapters, build included, one model after the other."""
+    members = [
+        train_one(adapted(method, base, seed), task)
+        for base, task, seed in zip(bases, tasks, seeds, strict=True)
+    ]
+    return np.array(members).transpose(1, 0, 2)
+
+
 def run_peft(
-    config: Callable[[], Any],
+    peer: Peer,
     bases: Sequence[TwoLayerNet],
     tasks: Sequence[Task],
-    starts: Sequence[Tensor | None],
+    starts: Sequence[Adapter],
 ) -> np.ndarray:
     """PEFT's side, build included, one model after the other, as one would write it."""
     members = []
     for base, task, start in zip(bases, tasks, starts, strict=True):
-        model = get_peft_model(copy.deepcopy(base), config())
+        model = get_peft_model(copy.deepcopy(base), peer.config())
         network = model.base_model.model
-        if start is not None:
-            network.fc1.lora_A["default"].weight.data.copy_(start)
+        theirs = dict(network.fc1.named_parameters()) | dict(network.fc1.named_buffers())
+        for name, path in peer.starts.items():
+            theirs[path].data.copy_(getattr(start, name))
+        for path in peer.frozen:
+            theirs[path].requires_grad_(False)
         network.fc2.requires_grad_(True)
         members.append(train_one(model, task))
     return np.array(members).transpose(1, 0, 2)
-
-
-def random_starts(
-    method: Method, bases: Sequence[TwoLayerNet], seeds: Sequence[int]
-) -> list[Tensor | None]:
-    """LoRA's random A of each member, for PEFT to start from; PiSSA and MiSS need none: their
-    starts are the same by definition."""
-    if not isinstance(method, LoRA):
-        return [None] * len(seeds)
-    members: Iterable[Any] = (
-        adapted(method, base, seed) for base, seed in zip(bases, seeds, strict=True)
-    )
-    return [member.fc1.A.detach() for member in members]
 
 
 def train_one(model: nn.Module, task: Task) -> list[list[float]]:
@@ -173,13 +210,14 @@ def report(result: dict[str, Any], folder: Path) -> Path:
         f"{result['machine']}, {result['threads']} threads, torch {result['versions']['torch']}"
     )
     print(
-        f"{'method':10}{'missviz ms/run':>16}{'PEFT ms/run':>14}"
+        f"{'method':28}{'peer':12}{'missviz ms/run':>16}{'peer ms/run':>14}"
         f"{'ratio (range)':>24}{'loss difference':>18}"
     )
     for row in result["rows"]:
         spread = f"{row['ratio']:.1f} ({row['ratio_lowest']:.1f}-{row['ratio_highest']:.1f})"
         print(
-            f"{row['method']:10}{row['missviz_ms_per_run']:16.2f}{row['peft_ms_per_run']:14.1f}"
+            f"{row['method']:28}{row['peer']:12}"
+            f"{row['missviz_ms_per_run']:16.2f}{row['peer_ms_per_run']:14.1f}"
             f"{spread:>24}{row['largest_loss_difference']:18.1e}"
         )
     return write_result(result, folder)

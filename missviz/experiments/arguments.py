@@ -1,6 +1,7 @@
 """What a user may pass to `no_free_lunch`: each argument checked, in plain form."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from numbers import Integral, Real
 
@@ -114,6 +115,12 @@ def checked_device(device: str | torch.device | None) -> str:
     except (RuntimeError, TypeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device={device!r} cannot be used here: {reason}") from error
+
+
+def checked_executor(executor: Executor | None) -> None:
+    if not isinstance(executor, Executor | None):
+        hint = "; for Dask give client.get_executor()" if hasattr(executor, "get_executor") else ""
+        raise TypeError(f"executor={executor!r} is not a concurrent.futures.Executor{hint}")
 
 
 def checked_rates(protocol: Protocol, rates: Sequence[float] | None) -> tuple[float, ...]:

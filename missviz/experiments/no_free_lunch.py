@@ -6,16 +6,16 @@ teacher      a task that can be learnt: the teacher is the student's network wit
 """
 
 import copy
-import hashlib
+import math
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from missviz.adapters.base import Method
 from missviz.experiments.arguments import (
     TUNING_SEED,
     checked_device,
+    checked_executor,
     checked_methods,
     checked_protocol,
     checked_rates,
@@ -45,6 +46,7 @@ from missviz.experiments.ensemble import (
     train,
 )
 from missviz.experiments.runs import Runs
+from missviz.experiments.sweep import Cell, Chunk, Kept, Result, run_cells
 from missviz.experiments.tasks import (
     Protocol,
     Target,
@@ -62,25 +64,7 @@ GRID_RATIO = 10**0.5
 MOST_WIDENINGS = 4
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of work that is done, and kept, as a whole: one ensemble.
-
-    Plain settings only, so that it can be a key on disk and travel to another process.
-    """
-
-    protocol: Protocol
-    method: Method
-    members: tuple[tuple[int, float], ...]
-    """(seed, learning rate), those of one rate side by side."""
-    target_name: str
-    target: Target | None
-    dtype: torch.dtype
-    device: str
-    engine: Engine
-
-
-def run_chunk(chunk: Chunk) -> dict[str, Any]:
+def run_chunk(chunk: Chunk) -> Result:
     """Train one ensemble. Returns losses {split: (member, steps + 1)}, counts and seconds."""
     device, protocol = torch.device(chunk.device), chunk.protocol
     members = never_alone(chunk.members)
@@ -160,6 +144,7 @@ def no_free_lunch(
     engine: Engine = "auto",
     timings: bool = False,
     cache: str | Path | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> Runs:
     """Adapt the first layer of a small network to a new task, with every method and seed.
@@ -187,8 +172,15 @@ def no_free_lunch(
         dtype: of models and data.
         engine: "auto", "native" or "vmap" (`missviz.experiments.Ensemble`).
         timings: also time one layer, as in Figure 2's third panel (some seconds).
-        cache: folder in which finished chunks are kept and found again, by the same missviz code.
-            Methods and targets that missviz does not define are always run: their code may change.
+        cache: folder in which finished chunks (ensembles of up to 32 members) are kept and found
+            again, by the same missviz code, so that what was interrupted goes on. This process
+            writes them, each as soon as it is finished and whole or not at all; on a full disk it
+            goes on and warns. Methods and targets that missviz does not define are always run:
+            their code may change. Read by pickle, so not for a folder of somebody else's.
+        executor: any concurrent.futures.Executor, which stays open; None means threads on this
+            machine's cores. Dask's is `client.get_executor()`. On processors of one kind the
+            results are the same to the last bit whichever runs them; workers need the same missviz
+            and torch.
         progress: show a progress bar.
 
     Returns:
@@ -196,6 +188,7 @@ def no_free_lunch(
 
     Raises:
         TypeError, ValueError: naming the argument and what would be valid.
+        Whatever a chunk raises, with a note that says which chunk it was.
     """
     settings = checked_protocol(protocol, steps)
     methods = checked_methods(methods, settings.name)
@@ -210,7 +203,8 @@ def no_free_lunch(
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not torch.float32 or torch.float64")
     place = checked_device(device)
-    run = _kept(cache)
+    checked_executor(executor)
+    kept = Kept(cache)
     # Choosing a rate must not see the test split, and need not pay for it.
     seen = {split: size for split, size in settings.samples.items() if split != "test"}
     blind = replace(settings, samples=seen)
@@ -220,8 +214,8 @@ def no_free_lunch(
         name: str,
         members: list[tuple[int, float]],
         protocol: Protocol = settings,
-    ) -> pd.DataFrame:
-        chunks = (
+    ) -> Cell[pd.DataFrame]:
+        chunks = [
             Chunk(
                 protocol,
                 method,
@@ -233,39 +227,41 @@ def no_free_lunch(
                 engine,
             )
             for start in range(0, len(members), LARGEST)
-        )
-        return pd.concat([_tidy(chunk, run(chunk)) for chunk in chunks], ignore_index=True)
+        ]
+        results = yield chunks
+        return pd.concat(map(_tidy, chunks, results), ignore_index=True)
 
-    def run_cell(cell: tuple[str, Method]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-        name, method = cell
+    def run_cell(name: str, method: Method) -> Cell[tuple[pd.DataFrame, pd.DataFrame | None]]:
         if not settings.tuned:
             members = [(seed, rate) for rate in grid for seed in report_seeds]
-            return train_members(method, name, members), None
+            return (yield from train_members(method, name, members)), None
 
-        def score(rates: Sequence[float]) -> dict[float, float]:
+        def score(rates: Sequence[float]) -> Cell[dict[float, float]]:
             members = [(seed, rate) for rate in rates for seed in tuning]
-            return _scores(train_members(method, name, members, blind), tune_on)
+            return _scores((yield from train_members(method, name, members, blind)), tune_on)
 
-        table = choose_rate(score, grid, widen=learning_rates is None)
+        table = yield from choose_rate(score, grid, widen=learning_rates is None)
         rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
-        losses = train_members(method, name, [(seed, rate) for seed in report_seeds])
+        losses = yield from train_members(method, name, [(seed, rate) for seed in report_seeds])
         return losses, table.assign(target=name, method=method.name)
 
-    floors = [
-        _baselines(settings, name, target, report_seeds, dtype, place)
-        for name, target in chosen_targets.items()
-    ]
-    cells = [(name, method) for name in chosen_targets for method in methods]
-    with side_by_side(len(cells), place) as workers:
-        done = list(
-            tqdm(
-                workers.map(run_cell, cells),
-                total=len(cells),
-                desc=protocol,
-                unit="method",
-                disable=not progress,
-            )
-        )
+    cells = [run_cell(name, method) for name in chosen_targets for method in methods]
+    rounds = [len(grid) * len(tuning), len(report_seeds)]
+    if not settings.tuned:
+        rounds = [len(grid) * len(report_seeds)]
+    expected = len(cells) * sum(math.ceil(members / LARGEST) for members in rounds)
+    cores = torch.get_num_threads() if place == "cpu" else 1
+    with (
+        # An ensemble on all cores would be slower: see `one_thread`.
+        one_thread() if place == "cpu" else nullcontext(),
+        ThreadPoolExecutor(cores) if executor is None else nullcontext(executor) as workers,
+        tqdm(total=expected, desc=protocol, unit="chunk", disable=not progress) as bar,
+    ):
+        floors = [
+            _baselines(settings, name, target, report_seeds, dtype, place)
+            for name, target in chosen_targets.items()
+        ]
+        done = run_cells(cells, run_chunk, workers, kept, bar)
     tuned = [table for _, table in done if table is not None]
     result = Runs(
         losses=pd.concat([losses for losses, _ in done], ignore_index=True),
@@ -298,35 +294,22 @@ def no_free_lunch(
     return result
 
 
-@contextmanager
-def side_by_side(cells: int, device: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that each run whole ensembles, one core each where that is a CPU's.
-
-    Never one ensemble on all cores: see `one_thread`.
-    """
-    workers = min(cells, torch.get_num_threads()) if device == "cpu" else 1
-    pool = ThreadPoolExecutor(workers)
-    try:
-        with one_thread() if device == "cpu" else nullcontext():
-            yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def choose_rate(
-    score: Callable[[Sequence[float]], dict[float, float]], grid: Sequence[float], widen: bool
-) -> pd.DataFrame:
+    score: Callable[[Sequence[float]], Cell[dict[float, float]]],
+    grid: Sequence[float],
+    widen: bool,
+) -> Cell[pd.DataFrame]:
     """Try every rate of `grid`; while the best is the smallest or largest tried, go on that way.
 
     Returns one row per rate: learning_rate, score, chosen, on_edge (of the chosen one).
     """
-    scores = score(grid)
+    scores = yield from score(grid)
     for widening in range(MOST_WIDENINGS + 1):
         best = min(scores, key=scores.__getitem__)
         at_least, at_most = best == min(scores), best == max(scores)
         if not (at_least or at_most) or not widen or widening == MOST_WIDENINGS:
             break
-        scores |= score([best * GRID_RATIO if at_most else best / GRID_RATIO])
+        scores |= yield from score([best * GRID_RATIO if at_most else best / GRID_RATIO])
     table = pd.DataFrame({"learning_rate": sorted(scores)})
     table["score"] = table["learning_rate"].map(scores)
     table["chosen"] = table["learning_rate"] == best
@@ -345,43 +328,7 @@ def _scores(frame: pd.DataFrame, split: str) -> dict[float, float]:
     }
 
 
-def _kept(cache: str | Path | None) -> Callable[[Chunk], dict[str, Any]]:
-    """`run_chunk`, or the same with its results kept in the folder `cache`."""
-    if cache is None:
-        return run_chunk
-    if not isinstance(cache, str | Path):
-        raise TypeError(f"cache={cache!r} is not a folder")
-    from joblib import Memory
-
-    kept = Memory(cache, verbose=0).cache(_run_chunk_of_code)
-    code = _fingerprint()
-
-    def run(chunk: Chunk) -> dict[str, Any]:
-        defined = [type(chunk.method).__module__, getattr(chunk.target, "__module__", "missviz.")]
-        if not all(module.startswith("missviz.") for module in defined):
-            return run_chunk(chunk)
-        result: dict[str, Any] = kept(chunk, code)
-        return result
-
-    return run
-
-
-def _run_chunk_of_code(chunk: Chunk, code: str) -> dict[str, Any]:
-    """`run_chunk`; `code` only keeps results of other versions of missviz apart."""
-    return run_chunk(chunk)
-
-
-def _fingerprint() -> str:
-    """A hash of the code and library that a result depends on."""
-    package = Path(missviz.__file__).parent
-    digest = hashlib.blake2b(torch.__version__.encode())
-    for folder in ("adapters", "experiments", "."):
-        for source in sorted((package / folder).glob("*.py")):
-            digest.update(source.read_bytes())
-    return digest.hexdigest()
-
-
-def _tidy(chunk: Chunk, result: dict[str, Any]) -> pd.DataFrame:
+def _tidy(chunk: Chunk, result: Result) -> pd.DataFrame:
     """A chunk's losses as rows."""
     seeds, rates = zip(*chunk.members, strict=True)
     steps = chunk.protocol.steps + 1

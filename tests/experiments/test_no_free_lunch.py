@@ -289,30 +289,37 @@ def bowl(best: float):
 
     def score(rates):
         tried.extend(rates)
+        yield from ()
         return {rate: abs(math.log10(rate / best)) for rate in rates}
 
     return score, tried
 
 
+def chosen(score, grid, widen):
+    with pytest.raises(StopIteration) as end:
+        next(choose_rate(score, grid, widen))
+    return end.value.value
+
+
 def test_grid_widens_towards_the_best_rate() -> None:
     score, tried = bowl(0.3)
-    table = choose_rate(score, [1e-3, 1e-2], widen=True)
-    chosen = table[table["chosen"]].iloc[0]
-    assert chosen["learning_rate"] == pytest.approx(0.316, rel=0.01)
+    table = chosen(score, [1e-3, 1e-2], widen=True)
+    best = table[table["chosen"]].iloc[0]
+    assert best["learning_rate"] == pytest.approx(0.316, rel=0.01)
     assert not table["on_edge"].any()
     assert len(tried) == len(set(tried)) == len(table)
 
 
 def test_a_grid_that_was_given_is_kept_and_its_edge_flagged() -> None:
     score, tried = bowl(0.3)
-    table = choose_rate(score, [1e-3, 1e-2], widen=False)
+    table = chosen(score, [1e-3, 1e-2], widen=False)
     assert table[table["on_edge"]]["learning_rate"].tolist() == [1e-2]
     assert tried == [1e-3, 1e-2]
 
 
 def test_a_best_rate_that_runs_away_stays_flagged() -> None:
     score, _ = bowl(1e9)
-    assert choose_rate(score, [1e-3, 1e-2], widen=True)["on_edge"].any()
+    assert chosen(score, [1e-3, 1e-2], widen=True)["on_edge"].any()
 
 
 def test_edge_is_a_warning_and_a_column() -> None:
