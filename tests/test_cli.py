@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import missviz as mv
 from missviz.cli import app, copy_lessons, lessons_folder
+from missviz.experiments.arguments import default_methods
 
 runner = CliRunner()
 
@@ -129,6 +131,9 @@ def test_bench_measures_both_sides(tmp_path: Path) -> None:
     result = runner.invoke(app, options)
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "no-free-lunch-cpu.json").read_text())
-    assert [row["method"] for row in written["rows"]] == ["LoRA r=2", "PiSSA r=2", "MiSS r=4"]
+    peers = {row["method"]: row["peer"] for row in written["rows"]}
+    assert peers.keys() == {method.name for method in [*default_methods(), mv.DoRA(1)]}
+    in_peft = {"LoRA r=2", "PiSSA r=2", "MiSS r=4", "DoRA r=1", "VeRA r=64", "AdaLoRA r=2 γ=0"}
+    assert in_peft <= {name for name, peer in peers.items() if peer == "PEFT"}
     assert all(row["largest_loss_difference"] < 1e-5 for row in written["rows"])
     assert all(row["ratio"] > 0 for row in written["rows"])
