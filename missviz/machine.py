@@ -69,3 +69,13 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(cores)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it frees, up to some tens of megabytes, and use it again.
+
+    glibc otherwise gives arrays of 100 kB and more back to the system at once, and a loop that
+    makes the same ones in each step waits for the system in each step. It learns from the largest
+    block that it ever gave back: so this asks for one, never touches it, and frees it.
+    """
+    torch.empty(24 << 20, dtype=torch.uint8)

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from missviz.analysis.inspection import Updates, named_updates
-from missviz.analysis.products import Decomposition, Product, decompose
+from missviz.analysis.products import Decomposition, Product, Updates, decompose, named_updates
 from missviz.randomness import generator_for, normal
 
 MEASURES = (

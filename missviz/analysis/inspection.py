@@ -11,9 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter, Update
-from missviz.analysis.products import Updates as Updates
-from missviz.analysis.products import named_updates as named_updates
-from missviz.analysis.products import numerical_rank, shortened
+from missviz.analysis.products import Updates, named_updates, numerical_rank, shortened
 from missviz.analysis.shards import mean_cosine, shard_cosines
 from missviz.analysis.spectra import effective_rank, energy, spectrum, stable_rank
 from missviz.machine import one_thread

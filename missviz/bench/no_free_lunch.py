@@ -7,6 +7,7 @@ to PEFT's, so the losses must agree.
 """
 
 import copy
+import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +21,14 @@ from torch import Tensor, nn
 
 from missviz.adapters.adalora import AdaLoRA
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Method
 from missviz.adapters.dora import DoRA
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.vera import VeRA
-from missviz.bench.clock import timed
+from missviz.bench.clock import peak_bytes, timed
 from missviz.bench.results import write_result
 from missviz.experiments.arguments import FIRST_SEED, default_methods
 from missviz.experiments.ensemble import Ensemble, train
@@ -106,12 +107,13 @@ def compare(
         peer = PEERS.get(method)
         # Drawn before the clock runs: PEFT must not pay for adapters of ours.
         starts = [adapted(method, base, s).fc1 for base, s in zip(bases, chosen, strict=True)]
+        together = functools.partial(run_ensemble, method, bases, tasks, chosen)
+        one_by_one = functools.partial(run_alone, method, bases, tasks, chosen)
+        if peer is not None:
+            one_by_one = functools.partial(run_peft, peer, bases, tasks, starts)
         for turn in range(rounds + 1):
-            losses, seconds = timed(run_ensemble, place, method, bases, tasks, chosen)
-            if peer is None:
-                alone, peer_seconds = timed(run_alone, place, method, bases, tasks, chosen)
-            else:
-                alone, peer_seconds = timed(run_peft, place, peer, bases, tasks, starts)
+            losses, seconds = timed(together, place)
+            alone, peer_seconds = timed(one_by_one, place)
             if turn:  # the first is a warm-up
                 ours.append(seconds / seeds)
                 theirs.append(peer_seconds / seeds)
@@ -126,6 +128,10 @@ def compare(
                 "ratio_lowest": min(ratios),
                 "ratio_highest": max(ratios),
                 "largest_loss_difference": float(np.abs(losses - alone).max()),
+                "peak_bytes": {
+                    "missviz": peak_bytes(together, place),
+                    "peer": peak_bytes(one_by_one, place),
+                },
             }
         )
     return {
@@ -167,7 +173,7 @@ def run_peft(
     peer: Peer,
     bases: Sequence[TwoLayerNet],
     tasks: Sequence[Task],
-    starts: Sequence[Adapter],
+    starts: Sequence[nn.Module],
 ) -> np.ndarray:
     """PEFT's side, build included, one model after the other, as one would write it."""
     members = []

@@ -25,6 +25,7 @@ from torch.optim.adam import adam
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.adapters.training import after_step, penalty, rate_multipliers
+from missviz.machine import keep_freed_memory
 
 Item = TypeVar("Item")
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -242,6 +243,7 @@ def train(
         errors[split].append(difference.square().mean(dim=(-2, -1)))
         return prediction, difference
 
+    keep_freed_memory()
     started = time.perf_counter()
     for step in range(steps + 1):
         with torch.no_grad():

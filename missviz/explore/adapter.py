@@ -8,7 +8,8 @@ from torch import nn
 
 from missviz.adapters.base import Update
 from missviz.analysis.comparison import random_like
-from missviz.analysis.inspection import Base, Updates, inspect_adapter, named_updates
+from missviz.analysis.inspection import Base, inspect_adapter
+from missviz.analysis.products import Updates, named_updates
 from missviz.displays.adapter import AdapterDisplay, Limits
 from missviz.explore.panel import Panel
 from missviz.explore.weights import Name

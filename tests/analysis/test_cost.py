@@ -49,11 +49,11 @@ def test_everything_but_the_sums_grows_with_tokens() -> None:
             assert three[column] == 3 * one[column], (method.name, column)
 
 
-def test_pissa_keeps_how_far_its_factors_went() -> None:
-    """x and A x for each token, and once B − B₀ and A − A₀. (A − A₀) x is not needed: B₀ is fixed."""
+def test_pissa_keeps_both_of_its_products() -> None:
+    """x, A x and (A − A₀) x for each token, and once the factors of ΔW, which are 2r wide."""
     one, three = row(mv.PiSSA(R)), row(mv.PiSSA(R), tokens=3 * N)
-    assert three["kept_bytes"] - one["kept_bytes"] == 2 * N * (K + R) * BYTES
-    assert one["kept_bytes"] == (N * (K + R) + R * (D + K)) * BYTES
+    assert three["kept_bytes"] - one["kept_bytes"] == 2 * N * (K + 2 * R) * BYTES
+    assert one["kept_bytes"] == (N * (K + 2 * R) + 2 * R * (D + K)) * BYTES
 
 
 def test_against_the_paper() -> None:
