@@ -124,6 +124,10 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], dict[str, object]]] = {
     "update times two": lambda patch: patch.setattr(
         MiSSAdapter, "from_features", lambda self, features: (features @ self.D.mT) * 2
     ) or {},
+    # A correction of one's own counts, and not the features that it was to be made from.
+    "another correction": lambda patch: patch.setattr(
+        MiSSAdapter, "correction", lambda self, x: (x @ self.delta().mT) * 2
+    ) or {},
     "block for tiled layout": lambda patch: {"as_run": mv.MiSS(4, layout="block")},
     "rows for columns": lambda patch: {"as_run": mv.MiSS(4, share="rows")},
     "wrong rank": lambda patch: {"as_run": mv.MiSS(8)},
