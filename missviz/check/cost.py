@@ -14,8 +14,8 @@ SENTENCES: dict[str, tuple[bool, str, str]] = {
     "A": (
         False,
         "a difference inside the noise",
-        "11 of 1319 questions lie between the two. Trained again, MiSS is ahead about four times "
-        "in five; the repeated runs of one configuration differ by as much.",
+        "One question of 1319 lies between the two: 643 right answers against 642. Trained again, "
+        "either may be ahead; repeated runs of one configuration differ by ten questions and more.",
     ),
     "B": (
         False,
@@ -61,6 +61,15 @@ TOKEN_MISTAKES: Mistakes = {
     "the efficient form is free of r": (
         lambda d, k, r: r * d * k / (d + k),
         "A x is r sums over k, and B (A x) is d sums over r: r(d + k) for each token.",
+    ),
+    "the additions counted": (
+        lambda d, k, r: (r + 1) * d * k / (r * (d + k)),
+        "That counts the d·k additions of W₀ + B A as well; here they are left out.",
+    ),
+    "MiSS for LoRA": (
+        lambda d, k, r: d * k / (k + d * r),
+        "That is MiSS's: copying D costs d·k, its sums and products k + d·r. LoRA builds by a "
+        "product, B A.",
     ),
     "W₀ x counted on one side": (
         lambda d, k, r: r * d * k / (r * (d + k) - d * k),

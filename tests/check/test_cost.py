@@ -23,6 +23,8 @@ TOKENS_WRONG = {
     "'efficient' is always cheaper": [lambda d, k, r: math.inf, lambda d, k, r: float("inf")],
     "building is free of r": [lambda d, k, r: d * k / (r * d + r * k)],
     "the efficient form is free of r": [lambda d, k, r: r * d * k / (d + k)],
+    "the additions counted": [lambda d, k, r: (d * k * r + d * k) / (d * r + k * r)],
+    "MiSS for LoRA": [lambda d, k, r: d * k / (k + d * r)],
     "W₀ x counted on one side": [lambda d, k, r: d * k / (d + k - d * k / r)],
 }
 
@@ -103,11 +105,12 @@ def test_the_verdicts_are_what_the_tables_say() -> None:
         shown = mv.explore.pareto(cost, noise).drawn()
         return float(shown.front.probability[shown.names.index(name)])
 
-    # A: eleven questions.
-    gap = rows.accuracy["MiSS r=64"] - rows.accuracy["LoRA r=32"]
-    assert round(gap * 1319) == 11
+    # A: one question, of which repeated runs of one configuration differ by more than ten.
+    c3a = table.set_index("experiment").loc["c3a-default"]
+    assert round(c3a.accuracy * 1319) == 643
+    assert round(rows.accuracy["MiSS r=64"] * 1319) == 642
     runs = published.table("peft_reruns").query("experiment == 'miss-default'").accuracy
-    assert runs.max() - runs.min() > gap
+    assert (runs.max() - runs.min()) * 1319 > 10
     # B
     assert rows.num_parameters["VeRA r=256"] < rows.num_parameters["MiSS r=64"]
     assert rows.memory_bytes["VeRA r=256"] > rows.memory_bytes["MiSS r=64"]
@@ -118,8 +121,6 @@ def test_the_verdicts_are_what_the_tables_say() -> None:
     cheapest = table.loc[table.memory_bytes.idxmin()]
     assert cheapest.accuracy < 0.02
     # D: one question, and about every second time.
-    c3a = table.set_index("experiment").loc["c3a-default"]
-    assert round((c3a.accuracy - rows.accuracy["MiSS r=64"]) * 1319) == 1
     assert c3a.file_bytes < rows.file_bytes["MiSS r=64"]
     assert chance("MiSS r=64", "file size", "none") == 0
     assert 0.4 < chance("MiSS r=64", "file size") < 0.55
