@@ -43,6 +43,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import missviz as mv
 from missviz import check
 from missviz.analysis.comparison import random_like
+from missviz.machine import one_thread
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 FOLDER = Path(tempfile.mkdtemp())
@@ -101,6 +102,7 @@ print(f"base: loss {train(base, sequences(1, seed=0), steps=250):.2f}")
 
 
 # %%
+@one_thread()  # so small a model gains nothing from more, and loses much where others compute too
 def adapt(name, config, batch, seed):
     """Train an adapter with PEFT and save it, as anybody would."""
     torch.manual_seed(seed)
