@@ -250,9 +250,14 @@ class Adapter(nn.Module, Update):
         return left @ right
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        """ΔW x by the cheapest way there is; by default from `features`, or through ΔW itself."""
-        features = self.features(x)
-        return x @ self.delta().mT if features is None else self.from_features(features)
+        """ΔW x by the cheapest way there is; by default from `features` or `factors`, whichever the
+        method has, else through ΔW itself."""
+        if (features := self.features(x)) is not None:
+            return self.from_features(features)
+        if (thin := self.factors()) is not None:
+            left, right = thin
+            return apply_linear(apply_linear(x, right), left)
+        return x @ self.delta().mT
 
     def features(self, x: Float[Tensor, "*batch in_"]) -> Tensor | None:
         """What x has become when it meets the first trained number, such as F x where ΔW = D F with

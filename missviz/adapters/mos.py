@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
 from missviz.randomness import generator_for, uniform
 
 
@@ -200,10 +200,6 @@ class MoSAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         A, B = joined(self.P_A, self.I_A), joined(self.P_B, self.I_B).mT
         return self.scaling * B, A
-
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        left, right = self.factors()
-        return apply_linear(apply_linear(x, right), left)
 
 
 def joined(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, apply_linear
+from missviz.adapters.base import Adapter
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import uniform
 
@@ -133,7 +133,3 @@ class ProLoRAAdapter(Adapter):
         A = self.full(self.A_unshared, self.A_shared, self.method.input_chunks)
         B = self.full(self.B_unshared.mT, self.B_shared.mT, self.method.output_chunks).mT
         return self.method.scaling * B, A
-
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        left, right = self.factors()
-        return apply_linear(apply_linear(x, right), left)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, apply_linear
+from missviz.adapters.base import Adapter
 from missviz.adapters.scaled import ScaledMethod
 
 
@@ -54,10 +54,6 @@ class StartedProductAdapter(Adapter):
         # terms rather than the difference of two large ones.
         left = self.method.scaling * torch.cat([self.B - self.B0, self.B0], dim=-1)
         return left, torch.cat([self.A, self.A - self.A0], dim=-2)
-
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        left, right = self.factors()
-        return apply_linear(apply_linear(x, right), left)
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:

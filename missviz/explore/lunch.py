@@ -37,11 +37,8 @@ def lunch(
     # Before anything is trained.
     check_choices("lunch", choices, values)
     validation.boolean("reveal", reveal)
-    if validation.boolean("fresh", fresh):
-        table, note = stored.lunch_table(), ""
-    else:
-        table, about = stored.load("lunch")
-        note = stored.label(about)
+    validation.boolean("fresh", fresh)
+    table, note = stored.table_and_note("lunch", fresh, stored.lunch_table)
 
     def display(budget: int, shown: str) -> Display:
         column, title = SHOWN[shown]

@@ -46,11 +46,8 @@ def sharing(
     # Before anything is computed.
     check_choices("sharing", choices, values)
     validation.boolean("reveal", reveal)
-    if validation.boolean("fresh", fresh):
-        table, note = stored.sharing_curves(), ""
-    else:
-        table, about = stored.load("sharing")
-        note = stored.label(about)
+    validation.boolean("fresh", fresh)
+    table, note = stored.table_and_note("sharing", fresh, stored.sharing_curves)
     points = dict(iter(table.groupby(["budget", "wanted"])))
 
     def display(alike: float, budget: int, wanted: int) -> Display:

@@ -6,7 +6,7 @@ thumbnails; `make thumbnails` writes only those.
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,16 @@ def load(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 def label(about: dict[str, Any]) -> str:
     """What a picture says of runs that were not made now."""
     return f"stored run: {about['seeds']} seeds, commit {about['commit']}, {about['machine']}"
+
+
+def table_and_note(
+    name: str, fresh: bool, compute: Callable[[], pd.DataFrame]
+) -> tuple[pd.DataFrame, str]:
+    """The stored table and its label; with `fresh` what `compute` gives, which needs none."""
+    if fresh:
+        return compute(), ""
+    table, about = load(name)
+    return table, label(about)
 
 
 def race_table(methods: Sequence[Method], seeds: int = SEEDS) -> pd.DataFrame:
