@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, apply_linear
+from missviz.adapters.base import Adapter
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import normal
 
@@ -178,10 +178,7 @@ class AdaLoRAAdapter(Adapter):
                     self.register_buffer(f"{name}_{seen}", torch.zeros_like(getattr(self, name)))
 
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
-        return self.method.scaling * self.B, self.E * self.A
-
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        return apply_linear(self.method.scaling * apply_linear(x, self.E * self.A), self.B)
+        return self.method.scaled(self.B), self.E * self.A
 
     def penalty(self) -> Float[Tensor, "*member"]:
         norms = [

@@ -40,6 +40,24 @@ def apply_linear(
     return torch.baddbmm(bias.unsqueeze(-1), weight, x.mT).mT
 
 
+def add_linear(
+    y: Float[Tensor, "*batch out"],
+    x: Float[Tensor, "*batch in_"],
+    weight: Float[Tensor, "*member out in_"],
+    *,
+    in_place: bool = False,
+) -> Float[Tensor, "*batch out"]:
+    """y + W x as one product, which needs no room for W x; `in_place` changes y, of shape (n, out),
+    where there are no members. Where an autocast context gave y another dtype, it keeps that."""
+    x, weight = x.to(y.dtype), weight.to(y.dtype)
+    if weight.dim() > 2:
+        return torch.baddbmm(y.mT, weight, x.mT).mT
+    # vmap has no rule for addmm_, and would go through its members one by one.
+    if in_place and not torch._C._functorch.is_batchedtensor(weight):
+        return y.addmm_(x, weight.mT)
+    return y + nn.functional.linear(x, weight)
+
+
 class Update(abc.ABC):
     """What can be said of ΔW without a live layer."""
 
@@ -212,9 +230,10 @@ class Method(abc.ABC):
 class Adapter(nn.Module, Update):
     """A method at work on one layer: y = W₀ x + b + ΔW x, where only ΔW is trained.
 
-    A subclass adds its parameters, `factors` or `delta` (the definition), and the fast way to ΔW x:
-    `correction`, or `features` and `from_features` where x first meets something frozen. That the
-    two agree is the first property that tests check.
+    A subclass adds its parameters, `factors` or `delta` (the definition), and the fast way to ΔW x
+    where `factors` is not that already: `correction`; or where x first meets something frozen,
+    `features` and what follows them, `last_factor` or `from_features`. That the two agree is the
+    first property that tests check.
     """
 
     stackable: ClassVar[bool] = False
@@ -252,21 +271,65 @@ class Adapter(nn.Module, Update):
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         """ΔW x by the cheapest way there is; by default from `features` or `factors`, whichever the
         method has, else through ΔW itself."""
-        if (features := self.features(x)) is not None:
-            return self.from_features(features)
-        if (thin := self.factors()) is not None:
-            left, right = thin
-            return apply_linear(apply_linear(x, right), left)
-        return x @ self.delta().mT
+        z, left = self._last_product(x)
+        return z if left is None else apply_linear(z, left)
 
     def features(self, x: Float[Tensor, "*batch in_"]) -> Tensor | None:
         """What x has become when it meets the first trained number, such as F x where ΔW = D F with
         F fixed. An ensemble computes it once. None, the default: x as it is."""
         return None
 
+    def last_factor(self) -> Float[Tensor, "*member out r"] | None:
+        """The matrix D with ΔW x = D `features(x)`; None where that takes more than one product,
+        and the method has `from_features`."""
+        return None
+
     def from_features(self, features: Tensor) -> Float[Tensor, "*batch out"]:
-        """ΔW x from `features(x)`."""
-        raise NotImplementedError(f"{type(self).__name__} defines features() and not this")
+        """ΔW x from `features(x)`, where there is no `last_factor`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines features(), but neither last_factor() nor this"
+        )
+
+    def _last_product(
+        self, x: Float[Tensor, "*batch in_"], features: Tensor | None = None
+    ) -> tuple[Tensor, Float[Tensor, "*member out r"] | None]:
+        """(z, left) with ΔW x = left z, a product that can be added to W₀ x + b as it is made; left
+        is None where z is ΔW x already. `features`: those of x, where they are known."""
+        features = self.features(x) if features is None else features
+        if features is not None:
+            left = self.last_factor()
+            return (self.from_features(features), None) if left is None else (features, left)
+        if (thin := self.factors()) is not None:
+            left, right = thin
+            return apply_linear(x, right), left
+        return x @ self.delta().mT, None
+
+    def _ending(
+        self, x: Float[Tensor, "*batch in_"], features: Tensor | None = None
+    ) -> tuple[Tensor, Float[Tensor, "*member out r"] | None]:
+        """`_last_product`, or the method's own correction where it has one."""
+        if self._corrects_itself:
+            return self.correction(x), None
+        return self._last_product(x, features)
+
+    @property
+    def _corrects_itself(self) -> bool:
+        return type(self).correction is not Adapter.correction
+
+    def frozen_features(self, x: Float[Tensor, "*batch in_"]) -> Tensor | None:
+        """`features(x)` for `corrected`; None where the method has a `correction` of its own, which
+        starts from x."""
+        return None if self._corrects_itself else self.features(x)
+
+    def corrected(
+        self,
+        base_output: Float[Tensor, "*batch out"],
+        x: Float[Tensor, "*batch in_"],
+        features: Tensor | None = None,
+    ) -> Float[Tensor, "*batch out"]:
+        """base_output + ΔW x; `features`: `frozen_features(x)`, where the caller has them."""
+        z, left = self._ending(x, features)
+        return base_output + z if left is None else add_linear(base_output, z, left)
 
     def forward(
         self,
@@ -279,12 +342,17 @@ class Adapter(nn.Module, Update):
             x: inputs, (..., in).
             base_output: W₀ x + b, (..., out), where the caller has it already.
         """
-        correction = self.correction(x)
         if base_output is not None:
-            return base_output + correction
-        # Last, and added to in place: so neither y nor ∂L/∂x is made twice.
-        output: Tensor = self.base(x)
-        return output.add_(correction)
+            return self.corrected(base_output, x)
+        z, left = self._ending(x)
+        # The layer's own product comes last, and is added to in place: so neither y nor ∂L/∂x is
+        # made twice. In rows, since adding in place to a reshaped y costs autograd a copy of it.
+        if left is None or left.dim() > 2:
+            output: Tensor = self.base(x)
+            return output.add_(z) if left is None else add_linear(output, z, left)
+        output = self.base(x.reshape(-1, x.shape[-1]))
+        output = add_linear(output, z.reshape(-1, z.shape[-1]), left, in_place=True)
+        return output.reshape(*x.shape[:-1], self.out_features)
 
     def through_weight(
         self,

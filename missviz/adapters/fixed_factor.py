@@ -83,8 +83,8 @@ class FixedFactorAdapter(Adapter):
     def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
         return apply_linear(x, self.F)
 
-    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
-        return apply_linear(features, self.D)
+    def last_factor(self) -> Float[Tensor, "*member out r"]:
+        return self.D
 
 
 def make_factor(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, apply_linear
+from missviz.adapters.base import Adapter
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import normal, uniform
 
@@ -137,10 +137,7 @@ class LoRAAdapter(Adapter):
         self.B = self.zeros(self.out_features, method.rank)
 
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
-        return self.method.scaling * self.B, self.A
-
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        return apply_linear(self.method.scaling * apply_linear(x, self.A), self.B)
+        return self.method.scaled(self.B), self.A
 
 
 class LoRAPlusAdapter(LoRAAdapter):

@@ -146,11 +146,12 @@ class MiSSAdapter(Adapter):
             return x
         return shard_sums(x, columns, str(self.method.layout))
 
+    def last_factor(self) -> Float[Tensor, "*member out r"] | None:
+        """D; None where rows are shared, so that D's product with S is copied."""
+        return self.D if self.D.shape[-2] == self.out_features else None
+
     def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
-        copied = apply_linear(features, self.D)
-        if copied.shape[-1] == self.out_features:
-            return copied
-        return spread(copied, self.out_features, str(self.method.layout))
+        return spread(apply_linear(features, self.D), self.out_features, str(self.method.layout))
 
     def forward(
         self,

@@ -132,4 +132,4 @@ class ProLoRAAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         A = self.full(self.A_unshared, self.A_shared, self.method.input_chunks)
         B = self.full(self.B_unshared.mT, self.B_shared.mT, self.method.output_chunks).mT
-        return self.method.scaling * B, A
+        return self.method.scaled(B), A

@@ -105,8 +105,8 @@ class ColumnsS2FTAdapter(S2FTAdapter):
     def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
         return x.gather(-1, self.places(x))
 
-    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
-        return apply_linear(features, self.M)
+    def last_factor(self) -> Float[Tensor, "*member out r"]:
+        return self.M
 
 
 class RowsS2FTAdapter(S2FTAdapter):

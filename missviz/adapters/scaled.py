@@ -3,6 +3,8 @@
 import abc
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from missviz.adapters import validation
 from missviz.adapters.base import Method
 
@@ -42,6 +44,10 @@ class ScaledMethod(Method):
     def scaling(self) -> float:
         """s = α / r."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def scaled(self, factor: Tensor) -> Tensor:
+        """s times `factor`; where s is 1, the factor itself, which costs nothing."""
+        return factor if self.scaling == 1 else self.scaling * factor
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         validation.at_most(

@@ -45,13 +45,13 @@ def shard_sums(
     if layout == "tiled":
         blocks, rest = divmod(size, count)
         # Split, not sliced: the backward pass of a slice fills all of x's shape with zeros.
-        whole, short = x.split([size - rest, rest], -1)
+        whole, short = x.split([size - rest, rest], -1) if rest else (x, None)
         if x.dim() > 2 and x.stride(-2) == 1:
             # Features come first in memory, as in an ensemble; six times as fast along them.
             sums = whole.mT.unflatten(-2, (blocks, count)).sum(-3).mT
         else:
             sums = whole.unflatten(-1, (blocks, count)).sum(-2)
-        return sums + pad(short, (0, count - rest)) if rest else sums
+        return sums if short is None else sums + pad(short, (0, count - rest))
     floor, longer = divmod(size, count)
     split = longer * (floor + 1)
     long, short = x.split([split, size - split], -1)

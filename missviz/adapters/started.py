@@ -52,8 +52,8 @@ class StartedProductAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r2"], Float[Tensor, "*member r2 in_"]]:
         # ΔW = s (B − B₀) A + s B₀ (A − A₀): exactly zero at first, and in low precision two small
         # terms rather than the difference of two large ones.
-        left = self.method.scaling * torch.cat([self.B - self.B0, self.B0], dim=-1)
-        return left, torch.cat([self.A, self.A - self.A0], dim=-2)
+        left = torch.cat([self.B - self.B0, self.B0], dim=-1)
+        return self.method.scaled(left), torch.cat([self.A, self.A - self.A0], dim=-2)
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:

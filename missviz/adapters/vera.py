@@ -94,5 +94,5 @@ class VeRAAdapter(Adapter):
     def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
         return apply_linear(x, self.A[..., : self.in_features])
 
-    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
-        return apply_linear(features, self.factors()[0])
+    def last_factor(self) -> Float[Tensor, "*member out r"]:
+        return self.factors()[0]

@@ -25,6 +25,7 @@ from torch.optim.adam import adam
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.adapters.training import after_step, penalty, rate_multipliers
+from missviz.experiments.replay import Replay
 from missviz.machine import keep_freed_memory
 
 Item = TypeVar("Item")
@@ -110,6 +111,11 @@ class Ensemble:
         for tensor, gradient in zip(self.trained, gradients, strict=True):
             tensor.grad = gradient
         after_step(self._model, step)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether a step is the same work each time, on a device that can replay it."""
+        return not self._asked_more and all(tensor.is_cuda for tensor in self.trained)
 
     @property
     def num_parameters(self) -> int:
@@ -209,6 +215,7 @@ def train(
     splits: Mapping[str, Split],
     learning_rates: Sequence[float],
     steps: int,
+    replay: bool = False,
 ) -> Trained:
     """Full-batch Adam on the mean squared error of `splits["train"]`; every split is evaluated
     before the first step and after each one.
@@ -218,8 +225,9 @@ def train(
         splits: name → (x, y), each (member, n, features); "train" must be among them.
         learning_rates: one per member, members of one rate side by side.
         steps: optimiser steps.
+        replay: record a step as a CUDA graph and replay that (`missviz.experiments.replay`).
 
-    Raises ValueError where the parts don't fit together.
+    Raises ValueError where the parts don't fit together, or `replay` is not possible.
     """
     if "train" not in splits:
         raise ValueError(f"splits has no 'train', only {', '.join(splits) or 'nothing'}")
@@ -229,30 +237,37 @@ def train(
         )
     if not ensemble.trained:
         raise ValueError("nothing to train: every parameter is frozen")
+    if replay and not ensemble.replayable:
+        raise ValueError("replay=True needs a GPU and methods that do nothing after a step")
     frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
     trained = ensemble.trained
-    errors: dict[str, list[Tensor]] = {split: [] for split in splits}
     optimiser = Adam(trained, learning_rates, ensemble.rate_multipliers)
 
     def missed(split: str) -> tuple[Tensor, Tensor]:
-        """The prediction and what it is off by. The mean square of that is noted down on the
-        device, so that no step waits for a copy."""
+        """The prediction and what it is off by."""
         x, y = splits[split]
         prediction = ensemble(x, frozen[split])
-        difference = prediction.detach() - y
-        errors[split].append(difference.square().mean(dim=(-2, -1)))
-        return prediction, difference
+        return prediction, prediction.detach() - y
 
-    keep_freed_memory()
-    started = time.perf_counter()
-    for step in range(steps + 1):
+    def evaluate() -> tuple[Tensor, Tensor, Tensor]:
+        """The size of every split's error (split, member); `missed("train")`.
+
+        Sizes stay on the device, so that no step waits for a copy."""
+        sizes = {}
         with torch.no_grad():
             for split in splits:
                 if split != "train":
-                    missed(split)
+                    sizes[split] = torch.linalg.vector_norm(missed(split)[1], dim=(-2, -1))
         prediction, difference = missed("train")
-        if step == steps:
-            break
+        sizes["train"] = torch.linalg.vector_norm(difference, dim=(-2, -1))
+        return torch.stack([sizes[split] for split in splits]), prediction, difference
+
+    gradients: Sequence[Tensor] = ()
+
+    def one_step() -> Tensor:
+        """The sizes of the errors, and then a step against them."""
+        nonlocal gradients
+        sizes, prediction, difference = evaluate()
         # d(mean squared error)/d(prediction), per member; written down, it saves four passes.
         direction = difference.mul_(2 / difference[0].numel())
         outputs, directions = [prediction], [direction]
@@ -260,11 +275,24 @@ def train(
             outputs, directions = [prediction, penalty], [direction, torch.ones_like(penalty)]
         gradients = torch.autograd.grad(outputs, trained, directions)
         optimiser.step(gradients)
-        ensemble.after_step(step + 1, gradients)
-    return Trained(
-        {split: torch.stack(means, -1).double().cpu().numpy() for split, means in errors.items()},
-        time.perf_counter() - started,
-    )
+        return sizes
+
+    keep_freed_memory()
+    started = time.perf_counter()
+    take_step = Replay(one_step) if replay else one_step
+    history = []
+    for step in range(1, steps + 1):
+        sizes = take_step()
+        history.append(sizes.clone() if replay else sizes)
+        ensemble.after_step(step, gradients)
+    with torch.no_grad():
+        history.append(evaluate()[0])
+    errors = torch.stack(history, -1).double().cpu().numpy()
+    losses = {
+        split: error**2 / y[0].numel()
+        for error, (split, (_, y)) in zip(errors, splits.items(), strict=True)
+    }
+    return Trained(losses, time.perf_counter() - started)
 
 
 class Adam:

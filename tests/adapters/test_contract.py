@@ -117,6 +117,23 @@ def test_moves_to_another_dtype(method: Method) -> None:
     assert torch.allclose(wide(x.double()).float(), adapter(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("method", VARIANTS, ids=IDS)
+def test_trains_inside_autocast(method: Method) -> None:
+    adapter = bound(method, random_linear(8, 12, torch.float32))
+    randomise(adapter)
+    x = torch.linspace(-1, 1, 2 * 3 * 12).view(2, 3, 12).requires_grad_(True)
+    wanted = [x, *(parameter for parameter in adapter.parameters() if parameter.requires_grad)]
+    exact = adapter(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = adapter(x)
+    assert torch.allclose(rough.float(), exact, atol=0.1)
+    slow = torch.autograd.grad(exact.square().sum(), wanted)
+    fast = torch.autograd.grad(rough.float().square().sum(), wanted)
+    for left, right in zip(slow, fast, strict=True):
+        assert right.dtype == torch.float32
+        assert (left - right).norm() <= 0.1 * left.norm()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("method", VARIANTS, ids=IDS)
 def test_cuda_equals_cpu(method: Method) -> None:

@@ -119,10 +119,10 @@ def noise(x: torch.Tensor) -> torch.Tensor:
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], dict[str, object]]] = {
     "none": lambda patch: {},
     "update times zero": lambda patch: patch.setattr(
-        MiSSAdapter, "from_features", lambda self, features: (features @ self.D.mT) * 0
+        MiSSAdapter, "last_factor", lambda self: self.D * 0
     ) or {},
     "update times two": lambda patch: patch.setattr(
-        MiSSAdapter, "from_features", lambda self, features: (features @ self.D.mT) * 2
+        MiSSAdapter, "last_factor", lambda self: self.D * 2
     ) or {},
     # A correction of one's own counts, and not the features that it was to be made from.
     "another correction": lambda patch: patch.setattr(
