@@ -103,7 +103,6 @@ def compare(
     ]
     rows = []
     for method in methods() if only is None else only:
-        ours, theirs = [], []
         peer = PEERS.get(method)
         # Drawn before the clock runs: PEFT must not pay for adapters of ours.
         starts = [adapted(method, base, s).fc1 for base, s in zip(bases, chosen, strict=True)]
@@ -111,27 +110,34 @@ def compare(
         one_by_one = functools.partial(run_alone, method, bases, tasks, chosen)
         if peer is not None:
             one_by_one = functools.partial(run_peft, peer, bases, tasks, starts)
+        sides = {"missviz": together, "peer": one_by_one}
+        if Ensemble([adapted(method, bases[0], chosen[0])]).replayable:
+            sides["replayed"] = functools.partial(together, replay=True)
+        losses: dict[str, np.ndarray] = {}
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
         for turn in range(rounds + 1):
-            losses, seconds = timed(together, place)
-            alone, peer_seconds = timed(one_by_one, place)
-            if turn:  # the first is a warm-up
-                ours.append(seconds / seeds)
-                theirs.append(peer_seconds / seeds)
-        ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
+            for side, work in sides.items():
+                losses[side], taken = timed(work, place)
+                if turn:  # the first is a warm-up
+                    seconds[side].append(taken / seeds)
+        ratios = [
+            their / our for their, our in zip(seconds["peer"], seconds["missviz"], strict=True)
+        ]
+        per_run = {
+            f"{side}_ms_per_run": 1000 * statistics.median(taken) for side, taken in seconds.items()
+        }
         rows.append(
             {
                 "method": method.name,
                 "peer": "plain loop" if peer is None else "PEFT",
-                "missviz_ms_per_run": 1000 * statistics.median(ours),
-                "peer_ms_per_run": 1000 * statistics.median(theirs),
+                **per_run,
                 "ratio": statistics.median(ratios),
                 "ratio_lowest": min(ratios),
                 "ratio_highest": max(ratios),
-                "largest_loss_difference": float(np.abs(losses - alone).max()),
-                "peak_bytes": {
-                    "missviz": peak_bytes(together, place),
-                    "peer": peak_bytes(one_by_one, place),
-                },
+                "largest_loss_difference": max(
+                    float(np.abs(losses["missviz"] - losses[side]).max()) for side in sides
+                ),
+                "peak_bytes": {side: peak_bytes(work, place) for side, work in sides.items()},
             }
         )
     return {
@@ -148,13 +154,18 @@ def adapted(method: Method, base: TwoLayerNet, seed: int) -> TwoLayerNet:
 
 
 def run_ensemble(
-    method: Method, bases: Sequence[TwoLayerNet], tasks: Sequence[Task], seeds: Sequence[int]
+    method: Method,
+    bases: Sequence[TwoLayerNet],
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    replay: bool = False,
 ) -> np.ndarray:
     """Our side, build included: losses (split, member, step)."""
     models = [adapted(method, base, seed) for base, seed in zip(bases, seeds, strict=True)]
     first = next(iter(bases[0].parameters()))
     splits = stack_splits(list(tasks), first.dtype, first.device)
-    losses = train(Ensemble(models), splits, [RATE] * len(models), PUBLISHED.steps).losses
+    rates = [RATE] * len(models)
+    losses = train(Ensemble(models), splits, rates, PUBLISHED.steps, replay).losses
     return np.stack([losses["train"], losses["valid"]])
 
 
@@ -226,4 +237,6 @@ def report(result: dict[str, Any], folder: Path) -> Path:
             f"{row['missviz_ms_per_run']:16.2f}{row['peer_ms_per_run']:14.1f}"
             f"{spread:>24}{row['largest_loss_difference']:18.1e}"
         )
+        if "replayed_ms_per_run" in row:
+            print(f"{'  as a CUDA graph':40}{row['replayed_ms_per_run']:16.2f}")
     return write_result(result, folder)
