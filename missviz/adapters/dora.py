@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, apply_linear
+from missviz.adapters.base import Adapter, add_linear, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import uniform
 
@@ -104,7 +104,7 @@ class DoRAAdapter(Adapter):
 
     def direction(self) -> Float[Tensor, "*member out in_"]:
         """V = W₀ + s B A."""
-        return self.base.weight + self.method.scaling * (self.B @ self.A)
+        return self.base.weight + self.method.scaled(self.B) @ self.A
 
     def gain(self, V: Float[Tensor, "*member out in_"]) -> Float[Tensor, "*member n"]:
         """m / ‖V‖, what each row or column of V is multiplied by."""
@@ -124,19 +124,22 @@ class DoRAAdapter(Adapter):
         x: Float[Tensor, "*batch in_"],
         base_output: Float[Tensor, "*batch out"] | None = None,
     ) -> Float[Tensor, "*batch out"]:
-        """y = (W₀ + ΔW) x + b, for rows as ΔW x = (m/‖V‖ − 1) W₀ x + (m/‖V‖) s B A x.
+        """y = (W₀ + ΔW) x + b, for rows as (m/‖V‖) V x + b with V x = W₀ x + s B A x.
 
         V is then built for its norms alone: while they are constant in backward, no gradient of
-        its size is made. W₀ x is `base_output` less the bias, which has no part in ΔW x.
+        its size is made. `base_output` is W₀ x with the bias, which is not to be stretched.
         """
         if self.method.norm == "columns":
             return self.through_weight(x, base_output)
+        bias = None if self.bias is None else per_output(self.bias)
+        moved = apply_linear(x, self.A)
         if base_output is None:
-            base_output = self.base(x)
-        gain = per_output(self.gain(self.direction()))
-        plain = base_output if self.bias is None else base_output - per_output(self.bias)
-        moved = apply_linear(self.method.scaling * apply_linear(x, self.A), self.B)
-        return base_output + (gain - 1) * plain + gain * moved
+            base_output, added = apply_linear(x, self.base.weight), x.dim() == 2
+        else:
+            base_output, added = base_output if bias is None else base_output - bias, False
+        product = add_linear(base_output, moved, self.method.scaled(self.B), in_place=added)
+        y = per_output(self.gain(self.direction())) * product
+        return y if bias is None else y + bias
 
 
 def per_output(values: Float[Tensor, "*member out"]) -> Float[Tensor, "*member_n out"]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter, Method, linear_with
 from missviz.adapters.bat import Bat
+from missviz.adapters.dora import DoRA
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.analysis.cost import kept_bytes
@@ -27,6 +28,9 @@ from missviz.testing import randomise
 RANK = 64
 Config = Callable[[], Any]
 LORA: Config = lambda: LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["fc"])  # noqa: E731
+DORA: Config = lambda: LoraConfig(  # noqa: E731
+    r=RANK, lora_alpha=RANK, use_dora=True, target_modules=["fc"]
+)
 MISS: Config = lambda: MissConfig(r=RANK, target_modules=["fc"])  # noqa: E731
 BAT: Config = lambda: MissConfig(r=RANK, init_weights="bat", target_modules=["fc"])  # noqa: E731
 
@@ -44,8 +48,11 @@ Case = tuple[Method, Config, dict[str, tuple[str, bool]], int]
 def cases() -> list[Case]:
     """Method, PEFT's configuration, {our parameter: (PEFT's, transposed)}, additional inputs."""
     block = {"D": ("miss_block.default", True)}
+    product = {n: (f"lora_{n}.default.weight", False) for n in "AB"}
+    lengths = {"m": ("lora_magnitude_vector.default.weight", False)}
     return [
-        (LoRA(RANK), LORA, {n: (f"lora_{n}.default.weight", False) for n in "AB"}, 0),
+        (LoRA(RANK), LORA, product, 0),
+        (DoRA(RANK), DORA, product | lengths, 0),
         (MiSS(RANK), MISS, block, 0),
         (MiSS(RANK), MISS, block, UNEVEN),
         (Bat(RANK), BAT, {"D": ("miss_block.default", False)}, 0),
