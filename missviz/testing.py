@@ -139,7 +139,12 @@ def _check_function(
     _close(adapter(x.mT.contiguous().mT), moved, tolerance, place, "forward of strided inputs")
     _close(copy.deepcopy(adapter).eval()(x), moved, tolerance, place, "forward in eval mode")
     holds(adapter(x[:0]).shape == (0, 3, linear.out_features), place, "forward of no inputs")
-    _close(adapter(x, linear(x)), moved, tolerance, place, "forward with base_output")
+    for rows in (x, x.flatten(0, 1)):
+        known, y = rows.clone(), linear(rows).detach()
+        made = adapter(known, given := y.clone())
+        _close(made.reshape(moved.shape), moved, tolerance, place, "forward with base_output")
+        holds(torch.equal(known, rows), place, "forward must not change x")
+        holds(torch.equal(given, y), place, "forward must not change base_output")
     _close(adapter.weight, linear.weight + delta, tolerance, place, "weight must be W₀ + ΔW")
     thin = adapter.factors()
     if thin is not None:

@@ -196,6 +196,13 @@ class TenthAdapter(Adapter):
             return self.base.weight, torch.eye(self.in_features).to(self.base.weight)
         return None
 
+    def forward(self, x: torch.Tensor, base_output: torch.Tensor | None = None) -> torch.Tensor:
+        if self.fault == "changes base_output" and base_output is not None:
+            return base_output.add_(self.correction(x))
+        if self.fault == "changes x" and base_output is not None:
+            return super().forward(x, base_output) + 0 * x.detach().mul_(2).sum()
+        return super().forward(x, base_output)
+
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         c = self.c.detach() if self.fault == "gradient" else self.c
         y = x @ self.base.weight.mT * c
@@ -229,6 +236,8 @@ def test_checker_passes_the_readers_own_method() -> None:
         ("value branch", "raised RuntimeError"),
         ("view", "raised RuntimeError"),
         ("eval", "eval mode"),
+        ("changes base_output", "must not change base_output"),
+        ("changes x", "must not change x"),
     ],
 )
 def test_checker_finds_each_fault(fault: str, message: str) -> None:
