@@ -316,18 +316,26 @@ class Adapter(nn.Module, Update):
     def _corrects_itself(self) -> bool:
         return type(self).correction is not Adapter.correction
 
-    def frozen_features(self, x: Float[Tensor, "*batch in_"]) -> Tensor | None:
-        """`features(x)` for `corrected`; None where the method has a `correction` of its own, which
-        starts from x."""
-        return None if self._corrects_itself else self.features(x)
+    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
+        """What stays as it is of y while this adapter trains, for `from_frozen`: by default W₀ x + b,
+        and the `features` of x unless a `correction` of its own starts from x."""
+        return self.base(x), None if self._corrects_itself else self.features(x)
 
-    def corrected(
+    def from_frozen(
+        self, x: Float[Tensor, "*batch in_"], frozen: Any
+    ) -> Float[Tensor, "*batch out"]:
+        """y from `frozen_part(x)`."""
+        base_output, features = frozen
+        if features is None:
+            return self.forward(x, base_output)
+        return self._corrected(base_output, x, features)
+
+    def _corrected(
         self,
         base_output: Float[Tensor, "*batch out"],
         x: Float[Tensor, "*batch in_"],
         features: Tensor | None = None,
     ) -> Float[Tensor, "*batch out"]:
-        """base_output + ΔW x; `features`: `frozen_features(x)`, where the caller has them."""
         z, left = self._ending(x, features)
         return base_output + z if left is None else add_linear(base_output, z, left)
 
@@ -343,7 +351,7 @@ class Adapter(nn.Module, Update):
             base_output: W₀ x + b, (..., out), where the caller has it already.
         """
         if base_output is not None:
-            return self.corrected(base_output, x)
+            return self._corrected(base_output, x)
         z, left = self._ending(x)
         # The layer's own product comes last, and is added to in place: so neither y nor ∂L/∂x is
         # made twice. In rows, since adding in place to a reshaped y costs autograd a copy of it.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter
+from missviz.adapters.base import Adapter, add_linear, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 
 
@@ -54,6 +54,17 @@ class StartedProductAdapter(Adapter):
         # terms rather than the difference of two large ones.
         left = torch.cat([self.B - self.B0, self.B0], dim=-1)
         return self.method.scaled(left), torch.cat([self.A, self.A - self.A0], dim=-2)
+
+    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        """(W₀ − s B₀ A₀) x + b, from the published residual weight; s B A x is added to it. As the
+        difference of two large terms, ΔW x is then right to the last digits of W₀ x only."""
+        start = apply_linear(x, self.A0), self.method.scaled(self.B0)
+        return self.base(x) - apply_linear(*start)
+
+    def from_frozen(
+        self, x: Float[Tensor, "*batch in_"], frozen: Float[Tensor, "*batch out"]
+    ) -> Float[Tensor, "*batch out"]:
+        return add_linear(frozen, apply_linear(x, self.A), self.method.scaled(self.B))
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:

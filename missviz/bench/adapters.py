@@ -19,7 +19,7 @@ from missviz.adapters.dora import DoRA
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.analysis.cost import kept_bytes
-from missviz.bench.clock import in_turns, peak_bytes, ratio
+from missviz.bench.clock import in_turns, own_garbage, peak_bytes, ratio
 from missviz.bench.results import write_result
 from missviz.machine import conditions
 from missviz.randomness import generator_for, normal
@@ -82,6 +82,7 @@ class Step:
             self.optimiser.zero_grad()
 
 
+@own_garbage()
 def compare(device: str = "cpu", rounds: int = 15) -> dict[str, Any]:
     """Every case; the layer's own step, ours and PEFT's in turns."""
     place = torch.device(device)

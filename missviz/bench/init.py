@@ -39,7 +39,7 @@ from missviz.adapters.pissa import PiSSA
 from missviz.adapters.prolora import ProLoRA
 from missviz.adapters.s2ft import S2FT
 from missviz.adapters.vera import VeRA
-from missviz.bench.clock import in_turns, peak_bytes, ratio, timed
+from missviz.bench.clock import in_turns, own_garbage, peak_bytes, ratio, timed
 from missviz.bench.results import write_result
 from missviz.machine import conditions
 from missviz.randomness import generator_for, normal
@@ -134,6 +134,7 @@ def cases() -> list[Case]:
     ]
 
 
+@own_garbage()
 def compare(device: str = "cpu", rounds: int = 3, features: int | None = None) -> dict[str, Any]:
     """Every method, ours and PEFT's in turns.
 

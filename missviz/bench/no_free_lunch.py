@@ -28,7 +28,7 @@ from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.vera import VeRA
-from missviz.bench.clock import peak_bytes, timed
+from missviz.bench.clock import own_garbage, peak_bytes, timed
 from missviz.bench.results import write_result
 from missviz.experiments.arguments import FIRST_SEED, default_methods
 from missviz.experiments.ensemble import Ensemble, train
@@ -84,6 +84,7 @@ def methods() -> tuple[Method, ...]:
     return (*default_methods("published"), DoRA(1))
 
 
+@own_garbage()
 def compare(
     seeds: int = 32,
     rounds: int = 3,

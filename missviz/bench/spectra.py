@@ -11,7 +11,7 @@ import torch
 
 from missviz.analysis.products import NEGLIGIBLE, Product
 from missviz.analysis.spectra import spectra, spectrum
-from missviz.bench.clock import in_turns, peak_bytes, ratio
+from missviz.bench.clock import in_turns, own_garbage, peak_bytes, ratio
 from missviz.bench.results import write_result
 from missviz.machine import conditions
 from missviz.randomness import generator_for, normal
@@ -42,6 +42,7 @@ def drawn(shape: tuple[int, int], name: object, device: torch.device) -> Product
     return Product(left, right)
 
 
+@own_garbage()
 def compare(
     device: str = "cpu",
     rounds: int = 3,

@@ -41,26 +41,18 @@ class TwoLayerNet(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = (_linear(generator) for _ in range(2))
 
-    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> tuple[Tensor, Tensor | None] | None:
-        """What no step changes of the first layer once it has an adapter: W₀ x + b, and the
-        adapter's `features` of x where it has any."""
-        if not isinstance(self.fc1, Adapter):
-            return None
-        return self.fc1.base(x), self.fc1.frozen_features(x)
+    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
+        """What no step changes of the first layer's output once it has an adapter."""
+        return self.fc1.frozen_part(x) if isinstance(self.fc1, Adapter) else None
 
     def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        frozen: tuple[Tensor, Tensor | None] | None = None,
+        self, x: Float[Tensor, "*batch in_"], frozen: Any = None
     ) -> Float[Tensor, "*batch out"]:
-        base_output, features = frozen or (None, None)
-        if base_output is None:
+        if frozen is None:
             hidden = self.fc1(x)
-        elif features is None:
-            hidden = self.fc1(x, base_output)
         else:
             assert isinstance(self.fc1, Adapter)
-            hidden = self.fc1.corrected(base_output, x, features)
+            hidden = self.fc1.from_frozen(x, frozen)
         output: Tensor = self.fc2(torch.relu(hidden))
         return output
 
