@@ -317,8 +317,8 @@ class Adapter(nn.Module, Update):
         return type(self).correction is not Adapter.correction
 
     def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
-        """What stays as it is of y while this adapter trains, for `from_frozen`: by default W₀ x + b,
-        and the `features` of x unless a `correction` of its own starts from x."""
+        """What of y stays as it is while this adapter trains, for `from_frozen`: W₀ x + b, and the
+        `features` of x unless a `correction` of its own starts from x."""
         return self.base(x), None if self._corrects_itself else self.features(x)
 
     def from_frozen(

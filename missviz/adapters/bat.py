@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
-from missviz.adapters.shards import shard_sums
+from missviz.adapters.shards import shard_sums, spread
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class BatAdapter(Adapter):
     def delta(self) -> Float[Tensor, "*member out in_"]:
         return self.delta_blocks().flatten(-2).flatten(-3, -2)
 
-    def block_products(self, z: Float[Tensor, "*batch n b"]) -> Float[Tensor, "*batch nb"]:
+    def block_products(self, z: Float[Tensor, "*batch n b"]) -> Float[Tensor, "*batch n b"]:
         """blockdiag(D) z: D_n z_n for each block n."""
         if self.D.dim() == 3:
-            return torch.einsum("nac,...nc->...na", self.D, z).flatten(-2)
-        return torch.einsum("mnac,m...nc->m...na", self.D, z).flatten(-2)
+            return torch.einsum("nac,...nc->...na", self.D, z)
+        return torch.einsum("mnac,m...nc->m...na", self.D, z)
 
 
 class OutputBatAdapter(BatAdapter):
@@ -179,12 +179,13 @@ class InputBatAdapter(BatAdapter):
         x: Float[Tensor, "*batch in_"],
         base_output: Float[Tensor, "*batch out"] | None = None,
     ) -> Float[Tensor, "*batch out"]:
-        z = self.block_products(x.unflatten(-1, (-1, self.method.block_size)))
-        total = shard_sums(z, self.method.block_size, "tiled")
-        tile = total.repeat(*[1] * (x.dim() - 1), self.out_features // self.method.block_size)
+        blocks = x.unflatten(-1, (-1, self.method.block_size))
+        z = self.block_products(blocks)
+        tile = spread(z.sum(-2), self.out_features, "tiled")
         if base_output is None:
-            return self.base(x + z) + tile
-        return base_output + z @ self.base.weight.mT + tile
+            output: Tensor = self.base((blocks + z).flatten(-2))
+            return output.add_(tile)
+        return base_output + z.flatten(-2) @ self.base.weight.mT + tile
 
 
 class LeftBatAdapter(BatAdapter):
@@ -206,4 +207,4 @@ class LeftBatAdapter(BatAdapter):
         if self.bias is not None:
             product = base_output - (self.bias if self.D.dim() == 3 else self.bias.unsqueeze(-2))
         met = product.unflatten(-1, (-1, b)) + shard_sums(x, b, "tiled").unsqueeze(-2)
-        return base_output + self.block_products(met)
+        return (base_output.unflatten(-1, (-1, b)) + self.block_products(met)).flatten(-2)
