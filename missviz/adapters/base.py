@@ -318,8 +318,20 @@ class Adapter(nn.Module, Update):
 
     def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
         """What of y stays as it is while this adapter trains, for `from_frozen`: W₀ x + b, and the
-        `features` of x unless a `correction` of its own starts from x."""
-        return self.base(x), None if self._corrects_itself else self.features(x)
+        `features` of x where y is made from them."""
+        return self.base(x), self.features(x) if self._still_means("features") else None
+
+    def _still_means(self, name: str) -> bool:
+        """Whether the method `name` holds for this class: not where a subclass below the one that
+        defines it has a `forward` or `correction` of its own, which knows nothing of it."""
+        if self._corrects_itself:
+            return False
+        lowest = next(
+            kind
+            for kind in type(self).__mro__
+            if not vars(kind).keys().isdisjoint({name, "forward", "correction"})
+        )
+        return name in vars(lowest)
 
     def from_frozen(
         self, x: Float[Tensor, "*batch in_"], frozen: Any

@@ -1,6 +1,7 @@
 """Products that start at B₀ A₀ ≠ 0: PiSSA, OLoRA and LoRA-GA differ in (B₀, A₀) alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,15 +56,18 @@ class StartedProductAdapter(Adapter):
         left = torch.cat([self.B - self.B0, self.B0], dim=-1)
         return self.method.scaled(left), torch.cat([self.A, self.A - self.A0], dim=-2)
 
-    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
         """(W₀ − s B₀ A₀) x + b, from the published residual weight; s B A x is added to it. As the
         difference of two large terms, ΔW x is then right to the last digits of W₀ x only."""
-        start = apply_linear(x, self.A0), self.method.scaled(self.B0)
-        return self.base(x) - apply_linear(*start)
+        if not self._still_means("frozen_part"):
+            return super().frozen_part(x)
+        return self.base(x) - apply_linear(apply_linear(x, self.A0), self.method.scaled(self.B0))
 
     def from_frozen(
-        self, x: Float[Tensor, "*batch in_"], frozen: Float[Tensor, "*batch out"]
+        self, x: Float[Tensor, "*batch in_"], frozen: Any
     ) -> Float[Tensor, "*batch out"]:
+        if not self._still_means("frozen_part"):
+            return super().from_frozen(x, frozen)
         return add_linear(frozen, apply_linear(x, self.A), self.method.scaled(self.B))
 
 

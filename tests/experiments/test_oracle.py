@@ -13,6 +13,8 @@ import missviz as mv
 from missviz.adapters.base import Method
 from missviz.adapters.miss import MiSSAdapter
 from missviz.experiments import ensemble, tasks
+from missviz.randomness import generator_for, normal
+from missviz.testing import randomise
 
 nfl = sys.modules[
     "missviz.experiments.no_free_lunch"
@@ -164,3 +166,35 @@ def test_every_mutant_is_caught(
         return
     with pytest.raises(AssertionError):
         same_as_oracle(mv.MiSS(4), bases[torch.float64], 1e-5, steps=20, **options)
+
+
+class OwnCorrection:
+    def correction(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().correction(x)  # type: ignore[misc]
+
+
+class OwnForward:
+    def forward(self, x: torch.Tensor, base_output: torch.Tensor | None = None) -> torch.Tensor:
+        return 2 * super().forward(x, base_output)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("own", [OwnCorrection, OwnForward])
+@pytest.mark.parametrize(
+    "method", [mv.LoRA(2), mv.MiSS(4), mv.MiSS(4, share="rows"), mv.FixedFactor(4), mv.PiSSA(2)]
+)
+def test_what_a_subclass_overrides_counts_in_an_ensemble(method: Method, own: type) -> None:
+    models = [
+        mv.attach(tasks.TwoLayerNet(generator_for(seed, "own")), method, "fc1") for seed in range(2)
+    ]
+    x = normal((2, 5, tasks.WIDTH), 1.0, generator_for("own")).float()
+    for model in models:
+        randomise(model.fc1)
+    as_it_was = [model(rows) for model, rows in zip(models, x, strict=True)]
+    for model in models:
+        kind = type(model.fc1)
+        model.fc1.__class__ = type("Own", (own, kind), {})
+    together = ensemble.Ensemble(models, "native")
+    y = together(x, together.frozen_part(x))
+    for model, rows, found, before in zip(models, x, y, as_it_was, strict=True):
+        assert torch.allclose(found, model(rows), atol=1e-5)
+        assert not torch.allclose(found, before, atol=1e-2)
