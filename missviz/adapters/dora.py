@@ -132,12 +132,13 @@ class DoRAAdapter(Adapter):
         if self.method.norm == "columns":
             return self.through_weight(x, base_output)
         bias = None if self.bias is None else per_output(self.bias)
-        moved = apply_linear(x, self.A)
+        moved, fresh = apply_linear(x, self.A), base_output is None
         if base_output is None:
-            base_output, added = apply_linear(x, self.base.weight), x.dim() == 2
+            plain = apply_linear(x, self.base.weight)
         else:
-            base_output, added = base_output if bias is None else base_output - bias, False
-        product = add_linear(base_output, moved, self.method.scaled(self.B), in_place=added)
+            plain = base_output if bias is None else base_output - bias
+        in_place = fresh and x.dim() == 2
+        product = add_linear(plain, moved, self.method.scaled(self.B), in_place=in_place)
         y = per_output(self.gain(self.direction())) * product
         return y if bias is None else y + bias
 

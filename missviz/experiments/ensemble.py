@@ -238,7 +238,7 @@ def train(
     if not ensemble.trained:
         raise ValueError("nothing to train: every parameter is frozen")
     if replay and not ensemble.replayable:
-        raise ValueError("replay=True needs a GPU and methods that do nothing after a step")
+        raise ValueError("replay=True needs a GPU and methods without penalty and after_step")
     frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
     trained = ensemble.trained
     optimiser = Adam(trained, learning_rates, ensemble.rate_multipliers)
@@ -282,8 +282,7 @@ def train(
     take_step = Replay(one_step) if replay else one_step
     history = []
     for step in range(1, steps + 1):
-        sizes = take_step()
-        history.append(sizes.clone() if replay else sizes)
+        history.append(take_step())
         ensemble.after_step(step, gradients)
     with torch.no_grad():
         history.append(evaluate()[0])

@@ -13,8 +13,7 @@ class Replay:
     """`work`, recorded at its fourth call and replayed from then on.
 
     Every call must do the same to the same tensors: nothing of it may depend on numbers that Python
-    reads or counts. What it returns is written over by the next call. Nothing but CUDA has such
-    graphs; elsewhere call `work` itself.
+    reads or counts. Nothing but CUDA has such graphs; elsewhere call `work` itself.
 
     Source: "Whole-network capture" in PyTorch's notes on CUDA semantics.
     """
@@ -34,7 +33,7 @@ class Replay:
             with torch.cuda.graph(self._graph):
                 self._result = self._work()
         self._graph.replay()
-        return self._result
+        return self._result.clone()  # the next replay writes over it
 
     def _beside(self) -> Tensor:
         """`work` on a stream of its own, as long as it is not recorded."""

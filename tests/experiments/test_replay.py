@@ -129,5 +129,5 @@ def test_cuda_graph_equals_eager(method: Method) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_refused_for_a_method_with_a_budget() -> None:
-    with pytest.raises(ValueError, match="do nothing after a step"):
+    with pytest.raises(ValueError, match="without penalty and after_step"):
         trained(mv.AdaLoRA(2), "cuda", replay=True)
