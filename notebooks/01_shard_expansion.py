@@ -127,8 +127,8 @@ for label, method in methods.items():
 # * **y sees r numbers of x.** With $r = 2$ eight inputs become two sums: column 1 of $D$ gets
 #   `x[1] + x[3] + x[5] + x[7] = 3`, and nothing else.
 # * **r need not divide k.** With $r = 3$ the columns have 3, 3 and 2 copies:
-#   $D_0 D_1 D_2 D_0 D_1 D_2 D_0 D_1$. The last copy of $D$ is cut off; no input is dropped. In code
-#   $x$ is filled up with zeros.
+#   $D_0 D_1 D_2 D_0 D_1 D_2 D_0 D_1$. The last copy of $D$ is cut off; no input is dropped. PEFT fills
+#   $x$ up with zeros for that; missviz adds the two sums that are left.
 # * **The layouts are different functions.** Tiled and block have the same $D$ and the same number of
 #   copies, but other sums, so another $y$ (see `y[0]`). With shared rows nothing of $x$ is summed;
 #   instead $y$ has only 2 different numbers.
