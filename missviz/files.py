@@ -5,13 +5,15 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name first: an interruption leaves what was there before.
+    """Write under a temporary name first: an interruption leaves what was there before. A folder
+    that is missing is made.
 
     Raises OSError, such as on a full disk, with the beginning of the file removed again.
     """
     data = content.encode() if isinstance(content, str) else content
     # A name of its own, because other processes may write the same file now.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

@@ -197,6 +197,11 @@ def look() -> Any:
     return {name: _settings[name] for name in names}
 
 
+def is_lecture() -> bool:
+    """Whether pictures are for a projector."""
+    return bool(_before_lecture)
+
+
 def text_scale() -> float:
     """How large text is, relative to a page: 1, or more in lecture mode."""
     return float(mpl.rcParams["font.size"]) / 10
@@ -225,6 +230,8 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+CSS_PER_INCH = 100
+"""CSS pixels on a page for an inch of a figure."""
 STRIP = 0.2
 """Inches below everything, for what a ghost or a stored run is."""
 

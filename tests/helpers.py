@@ -38,6 +38,12 @@ def raises_one_sentence(call: Callable[[], Any], error: type[Exception], message
     assert len(text) < 250
 
 
+def by_hand(panel: Any, **values: Any) -> None:
+    """Move a panel's controls as its front end does."""
+    places = panel.view.places({**panel.values, **values})
+    panel.set_state({"_places": list(places)})
+
+
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 

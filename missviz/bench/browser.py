@@ -99,8 +99,8 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def browser_page() -> Iterator[Any]:
-    """A page of a headless Chromium."""
+def browser_page(viewport: dict[str, int] | None = None) -> Iterator[Any]:
+    """A page of a headless Chromium; `viewport`: {"width": 1500, "height": 1200} in CSS pixels."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -108,7 +108,7 @@ def browser_page() -> Iterator[Any]:
             executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         try:
-            yield browser.new_page(viewport={"width": 1500, "height": 1200})
+            yield browser.new_page(viewport=viewport or {"width": 1500, "height": 1200})
         finally:
             browser.close()
 
@@ -178,7 +178,7 @@ class Notebook:
         # Without it JupyterLab asks which kernel to take.
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(notebook, folder / f"{name}.ipynb")
-        self.page = page
+        self.page, self.name = page, name
         self.errors: list[str] = []
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -208,15 +208,45 @@ class Notebook:
         """The cell's element."""
         return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
 
+    def busy(self) -> bool:
+        """Whether the kernel computes."""
+        status = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
+        return bool(self.page.evaluate(f"() => {status} !== 'idle'"))
+
+    def run(self, index: int) -> None:
+        """Run one cell again."""
+        self.page.evaluate(
+            """async (index) => {
+                const app = window.jupyterapp;
+                app.shell.currentWidget.content.activeCellIndex = index;
+                await app.commands.execute("notebook:run-cell");
+            }""",
+            index,
+        )
+
     def wait_for_picture(self, index: int) -> None:
         """Until the cell shows a picture."""
         node = self.cell(index).element_handle()
         self.page.wait_for_function("node => window.pictureOf(node) !== null", arg=node)
 
     def controls(self, index: int) -> list[Any]:
-        """The cell's sliders, in order; each takes arrow keys once it has the focus."""
-        found = self.cell(index).locator(".noUi-handle")
+        """The cell's sliders and menus, in order; each takes arrow keys once it has the focus."""
+        found = self.cell(index).locator(".noUi-handle, input[type=range], select")
         return [found.nth(i) for i in range(found.count())]
+
+    def drag(self, slider: Any, share: float) -> None:
+        """Take a slider's thumb with the mouse, and leave it at a share of the track's width."""
+        slider.scroll_into_view_if_needed()
+        box = slider.bounding_box()
+        at = slider.evaluate("input => (input.value - input.min) / ((input.max - input.min) || 1)")
+        # The middle of the thumb never gets nearer to an end than its own half.
+        half = box["height"] / 2
+        along = [box["x"] + half + part * (box["width"] - 2 * half) for part in (at, share)]
+        middle = box["y"] + box["height"] / 2
+        self.page.mouse.move(along[0], middle)
+        self.page.mouse.down()
+        self.page.mouse.move(along[1], middle, steps=5)
+        self.page.mouse.up()
 
     def press(self, index: int, control: Any, key: str, limit: float = 10.0) -> float | None:
         """Press a key in a control: milliseconds until the cell's picture has other pixels on the

@@ -8,6 +8,7 @@ from typing import Any, Self
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
+from missviz.displays.saving import save_figure
 from missviz.style import FAINT
 
 HIDDEN = "The outcome is hidden: guess first, then reveal it."
@@ -71,9 +72,12 @@ class Display:
         self.ghosts_ = ()
         return self
 
-    def save(self, path: str | Path) -> None:
-        """Write the picture; the ending (.svg, .png, .pdf) says how."""
-        save_figure(self.figure_, path)
+    def save(
+        self, path: str | Path, *, dpi: float | None = None, size: tuple[int, int] | None = None
+    ) -> None:
+        """Write the picture; the ending (.svg, .png, .pdf) says how. See
+        `missviz.displays.saving.save_figure` for `dpi` and `size`."""
+        save_figure(self.figure_, path, dpi=dpi, size=size)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if not hasattr(self, "figure_"):
@@ -94,10 +98,3 @@ def plotted(display: Display) -> Display:
         kind = type(display).__name__
         raise TypeError(f"{kind}.plot() left no matplotlib Figure in self.figure_")
     return display
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write `figure`; ValueError where `path` names no file: matplotlib would write ".png"."""
-    if not Path(path).name:
-        raise ValueError(f"path={str(path)!r} names no file; give one such as 'slide.svg'")
-    figure.savefig(path)

@@ -6,6 +6,7 @@ from missviz.explore.expansion import expansion
 from missviz.explore.gallery import gallery
 from missviz.explore.gradient_norms import gradient_norms
 from missviz.explore.landscape import landscape
+from missviz.explore.linking import Pair, link
 from missviz.explore.lunch import lunch
 from missviz.explore.panel import Panel
 from missviz.explore.pareto import pareto
@@ -21,6 +22,7 @@ from missviz.explore.update import update
 from missviz.explore.own import panel  # isort: skip
 
 __all__ = [
+    "Pair",
     "Panel",
     "Prediction",
     "adapter",
@@ -29,6 +31,7 @@ __all__ = [
     "gallery",
     "gradient_norms",
     "landscape",
+    "link",
     "lunch",
     "panel",
     "pareto",

@@ -26,6 +26,19 @@ class Frames:
         self._canvas = FigureCanvasAgg(figure)
         self._background: Any = None
 
+    @property
+    def touched(self) -> bool:
+        """Whether anybody changed the figure since it was drawn."""
+        return self._background is not None and bool(self.figure.stale)
+
+    def settle(self) -> None:
+        """From here on, what changed before counts as drawn."""
+        self.figure.stale = False
+
+    def begin_anew(self) -> None:
+        """Draw everything the next time, not only what is known to move."""
+        self._background = None
+
     def png(self) -> bytes:
         """The figure as it is now, packed lightly: drawing costs more than bytes to a local
         browser."""
@@ -53,6 +66,7 @@ class Frames:
         moving = [_moving(ax, parts) for ax, parts in zip(axes, still, strict=True)]
         for artist in itertools.chain(*moving, _beside(self.figure)):
             artist.draw(renderer)
+        self.settle()
 
 
 def _still(ax: Axes) -> list[Artist]:

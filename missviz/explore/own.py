@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
 
+from missviz.adapters.base import Method
 from missviz.displays.base import Display
-from missviz.explore.panel import Panel
+from missviz.explore.panel import Panel, code_of
 
-TAKEN = ("path", "folder", "suffix", "self")
+TAKEN = ("path", "folder", "suffix", "self", "dpi", "size", "seconds")
 """What `save` and `save_steps` have already."""
 
 
@@ -23,7 +24,7 @@ def panel(make: Callable[..., Display], *, reveal: bool = True, **choices: Seque
         make: a Display class, or any function that returns a display; called with one value for
             each control. It should not train anything: each new value waits for it.
         reveal: False hides the display's `outcome_` until `panel.reveal()`.
-        choices: one to three controls, each a slider that steps through the values.
+        choices: one to three controls: numbers on a slider, words and methods in a menu.
 
     Raises:
         TypeError: `make` cannot be called, or returns no Display.
@@ -46,7 +47,7 @@ def panel(make: Callable[..., Display], *, reveal: bool = True, **choices: Seque
 
 
 def _listed(name: str, values: Any) -> list[Any]:
-    """A control's values, which are numbers or words."""
+    """A control's values, which are numbers, words or methods."""
     if name in TAKEN:
         raise ValueError(f"a control cannot be called {name}; it is an argument of the panel's own")
     if isinstance(values, str) or not isinstance(values, Iterable):
@@ -55,9 +56,9 @@ def _listed(name: str, values: Any) -> list[Any]:
     if not listed:
         raise ValueError(f"{name}={values!r} is not a list of values, such as [1, 2, 4]")
     for value in listed:
-        if not isinstance(value, str | bool | Real) or value != value:
+        if not isinstance(value, str | bool | Real | Method) or value != value:
             kind = type(value).__name__
-            raise TypeError(f"{name} has a value of type {kind}; give numbers or words")
+            raise TypeError(f"{name} has a value of type {kind}; give numbers, words or methods")
     return listed
 
 
@@ -66,7 +67,9 @@ class OwnPanel(Panel):
 
     @property
     def state(self) -> str:
-        controls = ", ".join(f"{name}={options!r}" for name, options in self._choices.items())
-        values = ", ".join(f"{name}={value!r}" for name, value in self.values.items())
+        controls = ", ".join(
+            f"{name}=[{', '.join(map(code_of, options))}]" for name, options in self.choices.items()
+        )
+        values = ", ".join(f"{name}={code_of(value)}" for name, value in self.values.items())
         hidden = "" if self.revealed else ", reveal=False"
         return f"mv.explore.panel(make{hidden}, {controls}).set({values})"

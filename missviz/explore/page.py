@@ -3,91 +3,61 @@
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from missviz.explore.front import WEB
+from missviz.explore.view import Frame
 from missviz.files import write_whole
 
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>missviz: {title}</title>
 <style>
-body {{ font: 16px/1.5 sans-serif; max-width: 1150px; margin: 1em auto; padding: 0 1em; }}
-img {{ max-width: 100%; }}
-label {{ margin-right: 2em; }}
-output {{ display: inline-block; min-width: 3em; }}
+body {{ margin: 0 auto; padding: 1em; background: {paper}; max-width: {width}; }}
+{style}
 </style>
-<form>
-{controls}
-</form>
-<img id="picture" alt="">
-<p id="words" aria-live="polite"></p>
-<script>
-"use strict";
-const frames = {frames};
-const sizes = {sizes};
-const controls = [...document.querySelectorAll("[data-options]")];
-function show() {{
-  let place = 0;
-  controls.forEach((control, i) => {{
-    const chosen = Number(control.value);
-    place = place * sizes[i] + chosen;
-    const label = control.parentElement.querySelector("output");
-    if (label) label.textContent = JSON.parse(control.dataset.options)[chosen];
-  }});
-  const [picture, words] = frames[place];
-  document.getElementById("picture").src = "data:image/png;base64," + picture;
-  document.getElementById("picture").alt = words;
-  document.getElementById("words").textContent = words;
-}}
-controls.forEach(control => control.addEventListener("input", show));
-show();
+<main></main>
+<script type="module">
+{module}
+{page}
+render({{ model: storedModel({state}, {frames}), el: document.querySelector("main") }});
 </script>
 </html>
 """
 
 
 def write_page(
-    path: Path,
-    title: str,
-    choices: Mapping[str, Sequence[Any]],
-    values: Mapping[str, Any],
-    frames: Sequence[tuple[bytes, str]],
+    path: Path, title: str, state: Mapping[str, Any], frames: Mapping[str, Frame]
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, whole or not at all; a folder that is missing is made.
 
     Args:
-        path: the file.
+        path: the file. Raises IsADirectoryError where that is a folder.
         title: the panel's name.
-        choices: the options of each control.
-        values: where the controls stand at first.
-        frames: PNG and words for every combination, the last control changing fastest.
+        state: what the front end is told of the panel at first.
+        frames: by "epoch:place,place,…", for every combination of the controls' places.
     """
-    packed = [[base64.b64encode(picture).decode(), words] for picture, words in frames]
+    if path.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; give a file in it")
+    look = state["_look"]
+    packed = {key: [f.words, base64.b64encode(f.picture).decode()] for key, f in frames.items()}
     page = _PAGE.format(
         title=html.escape(title),
-        controls="\n".join(_control(name, choices[name], values[name]) for name in choices),
-        # No "<" of the words may end the script or begin a comment in it.
-        frames=json.dumps(packed, ensure_ascii=False).replace("<", "\\u003c"),
-        sizes=json.dumps([len(options) for options in choices.values()]),
+        paper=look["paper"],
+        width="none" if look["fill"] else f"{look['width'] + 60}px",
+        style=(WEB / "widget.css").read_text(encoding="utf-8"),
+        module=(WEB / "widget.js").read_text(encoding="utf-8"),
+        page=(WEB / "page.js").read_text(encoding="utf-8"),
+        state=_json(state),
+        frames=_json(packed),
     )
     write_whole(path, page)
 
 
-def _control(name: str, options: Sequence[Any], value: Any) -> str:
-    shown = html.escape(name.replace("_", " "))
-    words = html.escape(json.dumps([str(option) for option in options], ensure_ascii=False))
-    at = list(options).index(value)
-    if isinstance(value, str):
-        entries = "".join(
-            f'<option value="{place}"{" selected" if place == at else ""}>'
-            f"{html.escape(str(option))}</option>"
-            for place, option in enumerate(options)
-        )
-        return f'<label>{shown} <select data-options="{words}">{entries}</select></label>'
-    return (
-        f'<label>{shown} <input type="range" min="0" max="{len(options) - 1}" value="{at}" '
-        f'data-options="{words}"> <output></output></label>'
-    )
+def _json(values: Any) -> str:
+    # No "<" of the words may end the script or begin a comment in it.
+    return json.dumps(values, ensure_ascii=False).replace("<", "\\u003c")

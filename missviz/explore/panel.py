@@ -2,48 +2,48 @@
 
 import asyncio
 import base64
-import html
 import itertools
-import math
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from numbers import Real
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import traitlets
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from missviz.adapters import validation
 from missviz.adapters.base import Method
-from missviz.displays.base import HIDDEN, Display, plotted
-from missviz.explore.frames import Frames
+from missviz.displays.base import Display
+from missviz.displays.saving import FILMS, save_figure, save_film
+from missviz.explore.front import FrontEnd, look_of_text
 from missviz.explore.page import write_page
-from missviz.style import look
+from missviz.explore.view import MOST_FRAMES, View, check_choices, is_number, label_of
+from missviz.style import CSS_PER_INCH
+
+__all__ = ["Panel", "check_choices"]
 
 MOST_CONTROLS = 3
-MOST_FRAMES = 256
-"""Frames kept for going back, or written into one page: about 50 kB each."""
 QUIET = 0.12
-"""Seconds without a key after which frames are drawn ahead: the browser shows its own first."""
+"""Seconds without a move after which frames are drawn ahead: the browser shows its own first."""
 PAUSE = 0.02
-"""Seconds between two frames drawn ahead, for the kernel to hear of a key."""
+"""Seconds between two frames drawn ahead, for the kernel to hear of a move."""
 
 
-class Panel(widgets.VBox):
+class Panel(FrontEnd):
     """Controls, one picture and a line of text.
 
     Args:
         name: of the function in `missviz.explore` that makes this panel.
         compute: values → a display, not yet drawn. Nothing is trained there.
-        choices: for each control its values, which a slider steps through; at most three controls.
+        choices: for each control its values: numbers on a slider, anything else in a menu; methods
+            are called by their names. At most three controls.
         values: where the controls stand at first.
         given: positional arguments of that function, for `state`: methods.
         fixed: its other arguments: {"size": 8}.
         reveal: False hides the outcome until `reveal()`, or the button that is then there.
+        work: what goes on in the background once the panel is shown. Each `next` does one piece,
+            of a second at most, and gives a line about how far it is, to stand under the picture.
 
     Raises ValueError where there are more than three controls, or a value is none of its choices.
 
@@ -51,6 +51,16 @@ class Panel(widgets.VBox):
     control changes their data. Frames that were shown before come from memory, and those beside
     the present one are drawn ahead.
     """
+
+    _controls: Any = traitlets.List().tag(sync=True)
+    # An echo would reach the browser before the picture and cost it a few milliseconds.
+    _places: Any = traitlets.List().tag(sync=True, echo_update=False)
+    _epoch = traitlets.Int().tag(sync=True)
+    _frame = traitlets.Dict().tag(sync=True)
+    _picture = traitlets.Bytes().tag(sync=True)
+    _hidden = traitlets.Bool().tag(sync=True)
+    _note = traitlets.Unicode().tag(sync=True)
+    _film: Any = traitlets.Dict({"control": "", "seconds": 1.0}).tag(sync=True)
 
     def __init__(
         self,
@@ -62,96 +72,89 @@ class Panel(widgets.VBox):
         given: Sequence[Method] = (),
         fixed: Mapping[str, Any] | None = None,
         reveal: bool = True,
+        work: Iterator[str] | None = None,
     ) -> None:
         validation.boolean("reveal", reveal)
         if len(choices) > MOST_CONTROLS:
             raise ValueError(f"choices has {len(choices)} controls; a panel has at most three")
-        self._name, self._compute = name, compute
+        self.view = View(name, compute, choices, values, reveal=reveal)
         self._given, self._fixed = tuple(given), dict(fixed or {})
-        self._choices = {control: list(options) for control, options in choices.items()}
-        values = self._checked(values)
-        self._look = look()
-        self._controls = {
-            control: _slider(control, options, values[control])
-            for control, options in self._choices.items()
-        }
-        self._readouts = {control: _readout(options) for control, options in self._choices.items()}
-        self._revealed = reveal
-        self._pinned: tuple[Display, str] | None = None
-        self._frames: OrderedDict[tuple[Any, ...], tuple[bytes, str]] = OrderedDict()
-        self._picture = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
-        self._text = widgets.HTML()
-        self._display = plotted(compute(**values))
-        self._painter = Frames(self._display.figure_)
-        self._quiet = False
-        self._ahead: asyncio.TimerHandle | None = None
-        self._button = widgets.Button(description="Reveal")
-        self._button.on_click(lambda _: self.reveal())
-        buttons = [] if reveal else [self._button]
-        controls = widgets.HBox(
-            [
-                *(
-                    part
-                    for name in self._choices
-                    for part in (self._controls[name], self._readouts[name])
-                ),
-                *buttons,
+        self._work = work
+        self._soon: asyncio.TimerHandle | None = None
+        self._moving = False
+        figure = self.view.display.figure_
+        width, height = figure.get_size_inches()
+        super().__init__(
+            _kind="panel",
+            _look={
+                **look_of_text(),
+                "width": round(CSS_PER_INCH * width),
+                "height": round(CSS_PER_INCH * height),
+                "pixels": round(figure.dpi * width),
+            },
+            _controls=[
+                {
+                    "name": control,
+                    "kind": "slider" if all(map(is_number, options)) else "menu",
+                    "options": [label_of(option) for option in options],
+                }
+                for control, options in self.view.choices.items()
             ],
-            layout=widgets.Layout(flex_flow="row wrap"),
+            _places=list(self.view.places(self.view.checked(values))),
+            _hidden=not reveal,
         )
-        super().__init__([controls, self._picture, self._text])
         self._draw()
-        for control in self._controls.values():
-            control.observe(self._moved, names="value")
+        self.observe(self._moved, names="_places")
+        self.on_msg(self._heard)
 
     # --- What a lecturer uses ------------------------------------------------------------------
 
     @property
     def values(self) -> dict[str, Any]:
         """Where the controls stand."""
-        return {name: control.value for name, control in self._controls.items()}
+        options = self.view.choices.items()
+        return {
+            name: choices[place]
+            for (name, choices), place in zip(options, self._places, strict=True)
+        }
 
     @property
     def choices(self) -> dict[str, list[Any]]:
         """The values that each control steps through."""
-        return {name: list(options) for name, options in self._choices.items()}
+        return {name: list(options) for name, options in self.view.choices.items()}
 
     @property
     def revealed(self) -> bool:
         """Whether the outcome is shown."""
-        return self._revealed
+        return self.view.revealed
 
     @property
     def figure(self) -> Figure:
-        """The figure of the present picture."""
-        with rc_context(self._look):
-            self._show(self.values)
-        return self._display.figure_
+        """The figure of the present picture. Titles, axis labels, limits and scales that you set on
+        its axes stay, whatever the controls do; `panel.set()` shows them at once."""
+        return self.view.figure(self.values)
 
     @property
     def picture(self) -> bytes:
         """The present picture as PNG."""
-        return bytes(self._picture.value)
+        return self.view.frame(self.values).picture
 
     @property
     def state(self) -> str:
         """The line of code that opens this view again."""
-        arguments = {**self._fixed, **self.values, **({} if self._revealed else {"reveal": False})}
-        written = [
-            f"mv.{method!r}" if type(method).__module__.startswith("missviz.") else repr(method)
-            for method in self._given
-        ]
-        written += [f"{name}={value!r}" for name, value in arguments.items()]
-        return f"mv.explore.{self._name}({', '.join(written)})"
+        arguments = {**self._fixed, **self.values, **({} if self.revealed else {"reveal": False})}
+        written = [code_of(method) for method in self._given]
+        written += [f"{name}={code_of(value)}" for name, value in arguments.items()]
+        return f"mv.explore.{self.view.name}({', '.join(written)})"
 
     @property
     def summary(self) -> str:
         """What the present picture shows, in one line; it also stands under the picture."""
-        return self._keep_frame(self.values)[1]
+        return self.view.frame(self.values).words
 
     def set(self, **values: Any) -> "Panel":
         """Move controls without a browser: panel.set(rank=4). Returns the panel."""
-        wanted, before = self._checked(values), self.values
+        wanted, before = {**self.values, **self.view.checked(values)}, self.values
         try:
             self._move(wanted)
         except Exception:
@@ -161,222 +164,249 @@ class Panel(widgets.VBox):
 
     def drawn(self, **values: Any) -> Display:
         """The picture at these values as a display of its own, drawn directly."""
-        with rc_context(self._look):
-            return self._dressed(plotted(self._compute(**{**self.values, **self._checked(values)})))
+        return self.view.drawn({**self.values, **self.view.checked(values)})
 
     def reveal(self) -> "Panel":
         """Show the outcome that `reveal=False` hid. Returns the panel."""
-        self._revealed = True
-        self._button.layout.display = "none"
+        self.view.reveal()
+        self._hidden = False
         self._draw()
         return self
 
     def pin(self, label: str) -> "Panel":
         """Keep the present picture as a grey ghost, in place of an earlier one: p.pin("r = 4")."""
-        self._pinned = self._compute(**self.values), str(label)
         try:
-            return self._redraw()
+            self.view.pin(self.values, label)
+            self._draw()
         except Exception:
             self.unpin()
             raise
+        return self
 
     def unpin(self) -> "Panel":
         """Take the ghost away."""
-        self._pinned = None
-        return self._redraw()
+        self.view.unpin()
+        self._draw()
+        return self
 
-    def save(self, path: str | Path, **values: Any) -> None:
-        """Write the present picture, or the one at other values; the ending says the format."""
-        self.drawn(**values).save(path)
+    def play(self, control: str, *, seconds: float = 1.0) -> "Panel":
+        """Step through a control's values in the browser, as its play button does.
+
+        Raises ValueError where there is no such control, or `seconds` is not above 0.
+        """
+        validation.one_of("control", control, tuple(self.view.choices))
+        seconds = validation.positive_float("seconds", seconds)
+        # The second entry tells this film from an equal one before it.
+        self._film = {"control": control, "seconds": seconds, "turn": self._film.get("turn", 0) + 1}
+        return self
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        dpi: float | None = None,
+        size: tuple[int, int] | None = None,
+        seconds: float = 1.0,
+        **values: Any,
+    ) -> None:
+        """Write the present picture, or the one at other values; the ending says the format.
+
+        An ending .gif or .mp4 makes a film of a control's values: p.save("x.gif", rank=[1, 2, 4]).
+
+        Args:
+            path: the file; a folder that is missing is made.
+            dpi: pixels per inch; 200 as on the screen.
+            size: (width, height) in pixels, in place of `dpi`: the picture as large as it fits.
+            seconds: of each picture of a film.
+            values: of the controls.
+
+        Raises ValueError where the ending cannot be written, or dpi, size or a value is wrong.
+        """
+        steps = [name for name, value in values.items() if _many(value)]
+        points = _grid(self.view, steps, values)
+        look, figures = self.view.look, (self.view.figure({**self.values, **at}) for at in points)
+        with rc_context(look):
+            if Path(path).suffix.lower() in FILMS:
+                if len(steps) != 1:
+                    raise ValueError(
+                        f"path={str(path)!r} is a film, of the values of one control: "
+                        f"{_example(self.view.choices)}"
+                    )
+                save_film(figures, path, dpi=dpi, size=size, seconds=seconds)
+            elif steps:
+                raise ValueError(
+                    f"{steps[0]}={values[steps[0]]!r}: several pictures make a .gif or .mp4, or "
+                    "take save_steps"
+                )
+            else:
+                save_figure(next(figures), path, dpi=dpi, size=size)
+        self.view.settle()
 
     def save_steps(
-        self, folder: str | Path, *, suffix: str = "svg", **steps: Iterable[Any]
+        self,
+        folder: str | Path,
+        *,
+        suffix: str = "svg",
+        dpi: float | None = None,
+        size: tuple[int, int] | None = None,
+        **steps: Iterable[Any],
     ) -> list[Path]:
         """Write one picture per combination of `steps`: panel.save_steps("slides", rank=[1, 2])."""
         for name, values in steps.items():
-            if isinstance(values, str) or not isinstance(values, Iterable):
+            if not _many(values):
                 raise ValueError(f"{name}={values!r} is not a list of values, such as [1, 2, 4]")
-        grid = list(itertools.product(*steps.values()))
+        grid = _grid(self.view, list(steps), {name: list(values) for name, values in steps.items()})
         if not steps or not grid:
             raise ValueError("save_steps needs values to step through, such as rank=[1, 2, 4]")
-        out, suffix = Path(folder), suffix.lstrip(".")
-        for point in grid:
-            self._checked(dict(zip(steps, point, strict=True)))
-        out.mkdir(parents=True, exist_ok=True)
         written = []
-        for point in grid:
-            at = dict(zip(steps, point, strict=True))
-            label = "-".join(f"{name}-{value}" for name, value in at.items())
-            name = f"{self._name}-{label}.{suffix}".replace(" ", "_").replace("/", "_")
-            written.append(out / name)
-            self.save(written[-1], **at)
+        for at in grid:
+            label = "-".join(f"{name}-{label_of(value)}" for name, value in at.items())
+            name = f"{self.view.name}-{label}.{suffix.lstrip('.')}"
+            written.append(Path(folder) / name.replace(" ", "_").replace("/", "_"))
+            self.save(written[-1], dpi=dpi, size=size, **at)
         return written
 
     def to_html(self, path: str | Path) -> None:
-        """Write a page with all pictures and working controls: no kernel, no network.
+        """Write a page with all pictures and working controls: no kernel, no network. Where the
+        outcome is hidden, the page has the button that reveals it.
 
         Raises ValueError where that would be more than 256 pictures.
         """
-        count = math.prod(map(len, self._choices.values()))
+        revealed, count = self.revealed, self.view.count * (1 if self.revealed else 2)
         if count > MOST_FRAMES:
             raise ValueError(
-                f"{self._name} has {count} pictures, too many for one page (at most {MOST_FRAMES})"
+                f"{self.view.name} has {count} pictures, too many for one page (at most "
+                f"{MOST_FRAMES})"
             )
-        page = Path(path)
-        if page.is_dir() or not page.parent.is_dir():
-            raise FileNotFoundError(f"path={str(path)!r} is not a file in a folder that is there")
-        frames = [
-            self._keep_frame(dict(zip(self._choices, point, strict=True)))
-            for point in itertools.product(*self._choices.values())
-        ]
-        write_page(page, self._name, self._choices, self.values, frames)
+        frames = {}
+        try:
+            for epoch, shown in enumerate([True] if revealed else [False, True]):
+                self.view.reveal(shown)
+                for place, values in self.view.settings():
+                    frames[_key(epoch, place)] = self.view.frame(values)
+        finally:
+            self.view.reveal(revealed)
+            self._draw()
+        names = ("_kind", "_look", "_controls", "_places", "_hidden", "_film")
+        state = {name: getattr(self, name) for name in names}
+        write_page(Path(path), self.view.name, {**state, "_epoch": 0, "_note": ""}, frames)
 
     # --- How it works --------------------------------------------------------------------------
 
-    def _checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return check_choices(self._name, self._choices, values)
-
-    @contextmanager
-    def _one_drawing(self) -> Iterator[None]:
-        self._quiet = True
-        try:
-            yield
-        finally:
-            self._quiet = False
-
     def _move(self, values: Mapping[str, Any]) -> None:
-        with self._one_drawing():
-            for name, value in values.items():
-                self._controls[name].value = value
-        self._draw()
+        places = list(self.view.places(values))
+        self._moving = True
+        try:
+            with self.hold_sync():
+                self._places = places
+                self._draw()
+        finally:
+            self._moving = False
 
     def _moved(self, _: object) -> None:
-        if not self._quiet:
+        if not self._moving:
             self._draw()
-            self._draw_ahead(QUIET)
+            self._go_on(QUIET)
 
-    def _draw_ahead(self, pause: float) -> None:
-        """While nobody waits, draw what the next arrow key may ask for, one frame at a time."""
+    def _draw(self) -> None:
+        with self.hold_sync():
+            try:
+                frame = self.view.frame(self.values)
+            except Exception as error:
+                # In a browser nobody sees a traceback; in a cell it must still fail.
+                words = f"{type(error).__name__}: {error}"
+                self._frame = {
+                    "key": _key(self.view.epoch, self._places),
+                    "words": words,
+                    "failed": True,
+                }
+                raise
+            self._epoch = self.view.epoch
+            self._picture = frame.picture
+            self._frame = {
+                "key": _key(self.view.epoch, self._places),
+                "words": frame.words,
+                "failed": False,
+            }
+
+    def _heard(self, _: object, message: Any, buffers: object) -> None:
+        if message == {"kind": "reveal"}:
+            self.reveal()
+
+    # --- While nobody waits --------------------------------------------------------------------
+
+    def _go_on(self, pause: float) -> None:
+        """Draw what the next move may ask for, one frame at a time, and then do the work."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return  # no front end
-        if self._ahead:
-            self._ahead.cancel()
-        missing = [
-            values for values in self._neighbours() if self._key_of(values) not in self._frames
-        ]
-        if missing:
-            self._ahead = loop.call_later(pause, self._draw_one_ahead, missing[0])
+        if self._soon:
+            self._soon.cancel()
+        near = self.view.neighbours(self.values)
+        missing = [values for values in near if not self.view.has_frame(values)]
+        if self._work is None and missing:
+            self._soon = loop.call_later(pause, self._draw_ahead, missing[0])
+        elif self._work is not None:
+            self._soon = loop.call_later(pause, self._work_on)
 
-    def _draw_one_ahead(self, values: Mapping[str, Any]) -> None:
+    def _draw_ahead(self, values: Mapping[str, Any]) -> None:
         # What fails here fails again, in view, once somebody asks for it.
         with suppress(Exception):
-            self._keep_frame(values)
-            self._draw_ahead(PAUSE)
+            frame = self.view.frame(values)
+            key = _key(self.view.epoch, self.view.places(values))
+            told = {"key": key, "words": frame.words, "failed": False}
+            self.send({"kind": "frame", "frame": told}, [frame.picture])
+            self._go_on(PAUSE)
 
-    def _neighbours(self) -> Iterator[dict[str, Any]]:
-        for name, options in self._choices.items():
-            place = options.index(self.values[name])
-            for beside in options[max(place - 1, 0) : place] + options[place + 1 : place + 2]:
-                yield {**self.values, name: beside}
-
-    def _key_of(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        return (*values.values(), self._revealed)
-
-    def _redraw(self) -> "Panel":
-        self._frames.clear()
-        with rc_context(self._look):
-            self._display.unpin()
-            if self._pinned:
-                self._display.pin(*self._pinned)
-        self._draw()
-        return self
-
-    def _draw(self) -> None:
-        values = self.values
+    def _work_on(self) -> None:
+        assert self._work is not None
         try:
-            picture, summary = self._keep_frame(values)
+            self._note = next(self._work)
+        except StopIteration:
+            self._work, self._note = None, ""
         except Exception as error:
-            # In a browser nobody sees a traceback; in a cell it must still fail.
-            self._text.value = html.escape(f"{type(error).__name__}: {error}")
+            self._work, self._note = None, f"{type(error).__name__}: {error}"
             raise
-        self._picture.value = picture
-        for name, value in values.items():
-            self._readouts[name].value = str(value)
-        self._text.value = html.escape(summary)
+        self._go_on(PAUSE)
 
-    def _keep_frame(self, values: Mapping[str, Any]) -> tuple[bytes, str]:
-        """Picture and words at these values, from memory if they were drawn before."""
-        key = self._key_of(values)
-        if key not in self._frames:
-            with rc_context(self._look):
-                self._show(values)
-                self._frames[key] = self._painter.png(), self._words()
-            if len(self._frames) > MOST_FRAMES:
-                self._frames.popitem(last=False)
-        return self._frames[key]
-
-    def _show(self, values: Mapping[str, Any]) -> None:
-        self._display.update(self._compute(**values))
-        if self._display.figure_ is not self._painter.figure:  # a display that is drawn anew
-            self._painter = Frames(self._display.figure_)
-            self._dressed(self._display)
-        self._display.reveal(self._revealed)
-
-    def _dressed(self, display: Display) -> Display:
-        """A display just drawn, with the ghost and what is hidden."""
-        if self._pinned:
-            display.pin(*self._pinned)
-        return display.reveal(self._revealed)
-
-    def _words(self) -> str:
-        return self._display.summary() if self._revealed else HIDDEN
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self._work is not None:
+            self._go_on(QUIET)
+        data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
         # The picture goes along for readers without a kernel: GitHub, nbconvert, slides.
-        bundle: dict[str, Any] = super()._repr_mimebundle_(**options)
-        picture = base64.b64encode(self.picture).decode()
-        return {**bundle, "image/png": picture, "text/plain": self.summary}
+        picture, words = self.view.frame(self.values)
+        data = {
+            **data,
+            "image/png": base64.b64encode(picture).decode(),
+            "text/plain": words,
+        }
+        return data, {**metadata, "image/png": {"alt": words}}
 
 
-class _Slider(widgets.SelectionSlider):
-    # An echo would reach the browser before the picture and cost it a few milliseconds.
-    index = traitlets.Int().tag(sync=True, echo_update=False)
+def _key(epoch: int, places: Sequence[int]) -> str:
+    """What the front end calls a frame."""
+    return f"{epoch}:{','.join(map(str, places))}"
 
 
-def _slider(name: str, options: Sequence[Any], value: Any) -> _Slider:
-    # For words too: JupyterLab keeps the arrow keys of menus and of buttons for itself.
-    return _Slider(
-        options=list(options),
-        value=value,
-        description=name.replace("_", " "),
-        readout=False,
-        layout=widgets.Layout(width="auto"),
-        style={"description_width": "initial"},
-    )
+def code_of(value: Any) -> str:
+    """A value as it is written after `import missviz as mv`."""
+    if isinstance(value, Method) and type(value).__module__.startswith("missviz."):
+        return f"mv.{value!r}"
+    return repr(value)
 
 
-def _readout(options: Sequence[Any]) -> widgets.Label:
-    # A slider's own readout cuts words off.
-    width = max(len(str(option)) for option in options)
-    return widgets.Label(layout=widgets.Layout(min_width=f"{0.6 * width + 1:.1f}em"))
+def _many(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
 
 
-def check_choices(
-    panel: str, choices: Mapping[str, Sequence[Any]], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """`values` as they stand in `choices` (4 for 4.0); ValueError where one does not."""
-    found = {}
-    for name, value in values.items():
-        if name not in choices:
-            raise ValueError(f"{panel} has no control {name!r}; it has {', '.join(choices)}")
-        options = list(choices[name])
-        plain = isinstance(value, str | Real)
-        same_kind = isinstance(value, bool) == any(isinstance(option, bool) for option in options)
-        if not (plain and same_kind and value in options):
-            shown = repr(value) if plain else f"a {type(value).__name__}"
-            known = ", ".join(map(repr, options))
-            raise ValueError(f"{name}={shown} is not a choice; choose from {known}")
-        found[name] = options[options.index(value)]
-    return found
+def _grid(view: View, steps: Sequence[str], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of values, those of `steps` being lists; ValueError where one is wrong."""
+    listed = [list(values[name]) if name in steps else [values[name]] for name in values]
+    points = itertools.product(*listed)
+    return [view.checked(dict(zip(values, point, strict=True))) for point in points]
+
+
+def _example(choices: Mapping[str, Sequence[Any]]) -> str:
+    name, options = max(choices.items(), key=lambda control: len(control[1]))
+    return f"{name}=[{', '.join(code_of(option) for option in options[:3])}]"

@@ -1,34 +1,54 @@
 """Predict before you see: record a guess, and show it beside the outcome. Never graded."""
 
-import html
 from collections.abc import Sequence
 from typing import Any
 
-import ipywidgets as widgets
+import traitlets
+
+from missviz.explore.front import FrontEnd, look_of_text
 
 
-class Prediction(widgets.VBox):
+class Prediction(FrontEnd):
     """A question with radio buttons. `guess` is the choice so far, or None."""
+
+    _question = traitlets.Unicode().tag(sync=True)
+    _choices: Any = traitlets.List().tag(sync=True)
+    _guess = traitlets.Int(-1).tag(sync=True)
+    _words = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, question: str, choices: Sequence[Any]) -> None:
         self.question = str(question)
-        self._buttons = widgets.RadioButtons(
-            options=[str(choice) for choice in choices],
-            value=None,
-            layout=widgets.Layout(width="max-content"),
-        )
-        self._buttons.observe(self._show, names="value")
-        self._note = widgets.HTML()
         self._outcome: str | None = None
-        title = widgets.HTML(f"<b>Predict:</b> {html.escape(self.question)}")
-        super().__init__([title, self._buttons, self._note])
+        super().__init__(
+            _kind="question",
+            _look=look_of_text(),
+            _question=self.question,
+            _choices=[str(choice) for choice in choices],
+        )
+        self.observe(self._show, names="_guess")
         self._show()
+
+    @property
+    def choices(self) -> list[str]:
+        """What there is to choose from."""
+        return list(self._choices)
 
     @property
     def guess(self) -> str | None:
         """The choice so far, or None."""
-        value: str | None = self._buttons.value
-        return value
+        return str(self._choices[self._guess]) if self._guess >= 0 else None
+
+    def choose(self, choice: Any) -> "Prediction":
+        """Record a guess without a browser: a show of hands. Returns the question.
+
+        Raises ValueError where it is none of the choices.
+        """
+        if str(choice) not in self._choices:
+            raise ValueError(
+                f"choice={choice!r} is not there; choose from {', '.join(self._choices)}"
+            )
+        self._guess = self._choices.index(str(choice))
+        return self
 
     def reveal(self, outcome: object) -> "Outcome":
         """Show `outcome` beside the guess, there and here; guessing first is up to the reader."""
@@ -37,10 +57,15 @@ class Prediction(widgets.VBox):
         return Outcome(self.guess, self._outcome)
 
     def _show(self, _: object = None) -> None:
-        lines = ["Your guess: nothing yet." if self.guess is None else f"Your guess: {self.guess}."]
-        if self._outcome is not None:
-            lines.append(f"Outcome: {self._outcome}")
-        self._note.value = "<br>".join(html.escape(line) for line in lines)
+        first = "No guess yet." if self.guess is None else f"Your guess: {self.guess}."
+        self._words = first if self._outcome is None else f"{first} Outcome: {self._outcome}"
+
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        # Words for readers without a kernel.
+        data, metadata = super()._repr_mimebundle_(**options) or ({}, {})
+        listed = "\n".join(f"- {choice}" for choice in self._choices)
+        words = f"Predict: {self.question}\n{listed}\n{self._words}"
+        return {**data, "text/plain": words}, metadata
 
 
 class Outcome:
@@ -50,7 +75,8 @@ class Outcome:
         self.guess, self.outcome = guess, outcome
 
     def __repr__(self) -> str:
-        return f"You guessed: {self.guess or 'nothing'}.\nOutcome:     {self.outcome}"
+        guessed = "You did not guess." if self.guess is None else f"You guessed: {self.guess}."
+        return f"{guessed}\nOutcome:     {self.outcome}"
 
 
 def predict(question: str, choices: Sequence[Any]) -> Prediction:

@@ -1,39 +1,79 @@
-"""Two methods on the same axes."""
+"""Two methods, or any two panels, beside each other."""
 
-from missviz.adapters import validation
+from typing import Any
+
 from missviz.adapters.base import Method
 from missviz.displays.spectrum import SpectrumDisplay
 from missviz.experiments.snapshots import STEPS, adapter_snapshots
+from missviz.explore.linking import Pair
 from missviz.explore.panel import Panel
 from missviz.explore.race import race
 
-VIEWS = ("spectrum", "race")
+VIEWS = ("spectrum", "race", "update", "rank", "colinearity", "reach", "gradient_norms", "lunch")
+"""On the same axes the first two; the others are panels that take a method."""
 
 
 def side_by_side(
-    first: Method, second: Method, *, view: str = "spectrum", reveal: bool = True, **values: object
-) -> Panel:
-    """Two methods on the same axes, from the published "no free lunch" run (64 × 64 layer).
+    first: Method | Panel,
+    second: Method | Panel,
+    *,
+    view: str | None = None,
+    reveal: bool = True,
+    **values: object,
+) -> Panel | Pair:
+    """Two methods on the same axes, or any two panels beside each other.
+
+        mv.explore.side_by_side(mv.LoRA(2), mv.MiSS(4))
+        mv.explore.side_by_side(mv.LoRA(2), mv.MiSS(4), view="update")
+        mv.explore.side_by_side(mv.explore.reach(), mv.explore.lunch())
 
     Args:
-        first, second: any two methods, your own too.
-        view: "spectrum" has their singular values, with the steps of training as a control;
-            "race" their losses, with the controls of `race`.
-        reveal: False hides the outcome until `panel.reveal()`.
+        first, second: two methods, your own too; or two panels. Controls that both panels have, and
+            that stand alike, move together.
+        view: for methods. "spectrum", the default, has their singular values on the same axes, with
+            the steps of training as a control, from the published "no free lunch" run (64 × 64
+            layer); "race" their losses, with the controls of `race`. The name of any panel with a
+            `method` ("update", "rank", …) puts two of those beside each other.
+        reveal: False hides the outcome until `reveal()`.
         values: where the controls stand at first, such as steps=30.
 
     Raises TypeError or ValueError, naming the argument; also where the methods have one name.
     """
+    if isinstance(first, Panel) and isinstance(second, Panel):
+        if view is not None:
+            raise ValueError(f"view={view!r}: two panels have their views already")
+        if first is second:
+            raise ValueError("first and second are one panel; open it twice")
+        return Pair(first, second).set(**values)
     for name, method in (("first", first), ("second", second)):
+        if isinstance(method, type) and issubclass(method, Method):
+            raise TypeError(f"{name}={method.__name__} is a class; pass an instance of it")
         if not isinstance(method, Method):
-            raise TypeError(f"{name}={method!r} is not a missviz method; try missviz.MiSS(rank=4)")
+            raise TypeError(
+                f"{name}={method!r} is not a missviz method; try missviz.MiSS(rank=4), or give two "
+                "panels"
+            )
+    assert isinstance(first, Method)
+    assert isinstance(second, Method)
     if first.name == second.name:
         raise ValueError(f"both methods are {first.name}; names key the picture")
-    validation.one_of("view", view, VIEWS)
+    return _methods(first, second, view or "spectrum", reveal, values)
+
+
+def _methods(
+    first: Method, second: Method, view: str, reveal: bool, values: dict[str, Any]
+) -> Panel | Pair:
+    if view == "spectrum":
+        return _spectra(first, second, reveal).set(**values)
     if view == "race":
-        panel = race(first, second, reveal=reveal)
-        return panel.set(**values)
-    return _spectra(first, second, reveal).set(**values)
+        return race(first, second, reveal=reveal).set(**values)
+    if view not in VIEWS:
+        raise ValueError(f"view={view!r} is unknown; choose from {', '.join(VIEWS)}")
+    from missviz import explore
+
+    open_panel = getattr(explore, view)
+    panels = [open_panel(method=method, reveal=reveal) for method in (first, second)]
+    return Pair(*panels).set(**values)
 
 
 def _spectra(first: Method, second: Method, reveal: bool) -> Panel:

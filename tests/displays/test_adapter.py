@@ -186,7 +186,7 @@ def test_panel_equals_directly_drawn_and_limits_stay(panel) -> None:
     seen, pictures = set(), set()
     for point in POINTS:
         shown = panel.set(**point).picture
-        assert np.array_equal(pixels(shown), drawn(panel._compute(**point).plot())), point
+        assert np.array_equal(pixels(shown), drawn(panel.view.compute(**point).plot())), point
         pictures.add(shown)
         seen.add(tuple((ax.get_xlim(), ax.get_ylim()) for ax in panel.figure.axes))
         assert 10 < len(panel.summary) < 400
@@ -198,8 +198,8 @@ def test_panel_equals_directly_drawn_and_limits_stay(panel) -> None:
 def test_panel_pins(panel) -> None:
     without = panel.set(**POINTS[0]).picture
     panel.set(**POINTS[1]).pin("before")
-    direct = panel.set(**POINTS[0])._compute(**POINTS[0]).plot()
-    direct.pin(panel._compute(**POINTS[1]), "before")
+    direct = panel.set(**POINTS[0]).view.compute(**POINTS[0]).plot()
+    direct.pin(panel.view.compute(**POINTS[1]), "before")
     assert np.array_equal(pixels(panel.picture), drawn(direct))
     assert panel.picture != without
     assert panel.unpin().picture == without

@@ -22,7 +22,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_it_opens_where_the_law_can_be_seen() -> None:
     panel = mv.explore.colinearity()
     assert panel.values == {"method": "Bat", "scale": 1, "steps": 100}
-    display = panel._compute(**panel.values)
+    display = panel.view.compute(**panel.values)
     assert 0.8 < display.mean < 0.9
     assert display.mean == pytest.approx(bat_cosine(display.sigma, 8), abs=0.02)
 
@@ -32,7 +32,7 @@ def test_it_shows_the_trained_adapters(name: str) -> None:
     panel = mv.explore.colinearity(name, steps=10)
     adapter = mv.experiments.adapter_snapshots(methods_of(8)[name], [10])[10].double()
     delta = adapter.delta().detach()
-    shown = panel._compute(**panel.values)
+    shown = panel.view.compute(**panel.values)
     np.testing.assert_allclose(shown.delta, delta, atol=1e-12)
     assert shown.mean == pytest.approx(mean_cosine(shard_cosines(delta, 8)))
     assert shown.num_parameters == 512
@@ -40,9 +40,9 @@ def test_it_shows_the_trained_adapters(name: str) -> None:
 
 def test_training_does_not_move_bats_cosine_and_w_does() -> None:
     panel = mv.explore.colinearity()
-    after = [panel._compute("Bat", 1, steps).mean for steps in (1, 3, 10, 30, 100)]
+    after = [panel.view.compute("Bat", 1, steps).mean for steps in (1, 3, 10, 30, 100)]
     assert max(after) - min(after) < 0.01
-    over = [panel._compute("Bat", scale, 100).mean for scale in SCALES]
+    over = [panel.view.compute("Bat", scale, 100).mean for scale in SCALES]
     assert over == sorted(over, reverse=True)
     assert over[0] > 0.99
     assert over[-1] < 0.1
@@ -60,7 +60,7 @@ def test_what_is_kept_for_all_panels_is_not_drawn_over(options: dict) -> None:
     first = panel.summary
     panel.set(scale=8, method="MiSS")
     assert mv.explore.colinearity(**options).summary == first
-    assert panel._compute(**{**panel.values, "scale": 1, "method": "Bat"}).summary() == first
+    assert panel.view.compute(**{**panel.values, "scale": 1, "method": "Bat"}).summary() == first
 
 
 def test_own_weight_says_what_is_shown_and_cannot_be_trained() -> None:
@@ -68,20 +68,20 @@ def test_own_weight_says_what_is_shown_and_cannot_be_trained() -> None:
     panel = mv.explore.colinearity(weight=weight)
     notice = "the first 512 × 512 of 600 × 520 weights"
     assert notice in panel.summary
-    assert notice in panel._display.note_.get_text()
+    assert notice in panel.view.display.note_.get_text()
     assert "random D" in panel.summary
     assert set(panel.values) == {"method", "scale"}
     again = eval(panel.state, {"mv": mv, "weight": weight})
     assert again.picture == panel.picture
-    display = panel._compute("Bat", 1)
+    display = panel.view.compute("Bat", 1)
     assert display.width == 64
     assert display.mean == pytest.approx(bat_cosine(0.02, 64), abs=0.01)
 
 
 def test_scale_multiplies_the_own_weight() -> None:
     weight = random(32, 64).double()
-    once = mv.explore.colinearity(weight=weight)._compute("Bat", 4)
-    times = mv.explore.colinearity(weight=4 * weight)._compute("Bat", 1)
+    once = mv.explore.colinearity(weight=weight).view.compute("Bat", 4)
+    times = mv.explore.colinearity(weight=4 * weight).view.compute("Bat", 1)
     np.testing.assert_allclose(once.delta, times.delta, rtol=1e-12)
     assert once.mean == pytest.approx(times.mean)
     assert once.sigma == pytest.approx(times.sigma)
@@ -106,8 +106,8 @@ def test_a_block_size_that_divides_is_found(out: int, in_: int) -> None:
 @pytest.mark.parametrize("shape", [(7, 11), (1, 2), (5, 3)])
 def test_shapes_that_nothing_divides(shape: tuple[int, int]) -> None:
     panel = mv.explore.colinearity(weight=random(*shape))
-    assert panel._compute("Bat", 1).width == 1
-    assert panel._compute("MiSS", 1).mean == pytest.approx(1)
+    assert panel.view.compute("Bat", 1).width == 1
+    assert panel.view.compute("MiSS", 1).mean == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

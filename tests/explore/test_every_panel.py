@@ -30,8 +30,8 @@ def panel(request) -> Panel:
 def points(panel: Panel, most: int = MOST_POINTS) -> list[dict]:
     """Some of the combinations of the controls' values, in an order that jumps about."""
     grid = [
-        dict(zip(panel._choices, point, strict=True))
-        for point in itertools.product(*panel._choices.values())
+        dict(zip(panel.view.choices, point, strict=True))
+        for point in itertools.product(*panel.view.choices.values())
     ]
     random.Random(0).shuffle(grid)
     return grid[:most]
@@ -40,12 +40,12 @@ def points(panel: Panel, most: int = MOST_POINTS) -> list[dict]:
 def test_slider_driven_equals_directly_drawn(panel: Panel) -> None:
     for point in points(panel):
         shown = pixels(panel.set(**point).picture)
-        assert np.array_equal(shown, drawn(panel._compute(**point).plot())), point
+        assert np.array_equal(shown, drawn(panel.view.compute(**point).plot())), point
 
 
 def test_every_control_changes_the_picture(panel: Panel) -> None:
     start = panel.values
-    for name, options in panel._choices.items():
+    for name, options in panel.view.choices.items():
         seen = {panel.set(**{**start, name: option}).picture for option in options}
         assert len(seen) > 1, f"{name} changes nothing"
     panel.set(**start)
@@ -69,7 +69,7 @@ def test_a_pinned_ghost_is_added_and_nothing_else(panel: Panel) -> None:
     without = panel.set(**second).picture
     panel.set(**first).pin("before")
     panel.set(**second)
-    direct = panel._compute(**second).plot().pin(panel._compute(**first), "before")
+    direct = panel.view.compute(**second).plot().pin(panel.view.compute(**first), "before")
     assert panel.picture != without
     assert np.array_equal(pixels(panel.picture), drawn(direct))
     assert panel.unpin().picture == without

@@ -14,15 +14,15 @@ def panel():
 
 
 def test_a_rank_that_does_not_divide_is_offered(panel) -> None:
-    assert panel._choices["rank"] == [1, 2, 3, 4, 8]
-    assert mv.explore.expansion(size=10, rank=4)._choices["rank"] == [1, 2, 3, 4, 5]
-    assert mv.explore.expansion(size=2, rank=2)._choices["rank"] == [1, 2]
+    assert panel.view.choices["rank"] == [1, 2, 3, 4, 8]
+    assert mv.explore.expansion(size=10, rank=4).view.choices["rank"] == [1, 2, 3, 4, 5]
+    assert mv.explore.expansion(size=2, rank=2).view.choices["rank"] == [1, 2]
 
 
 def test_the_copies_are_counted(panel) -> None:
     """⌈k/r⌉ for the first k mod r columns of D, ⌊k/r⌋ for the others: nothing is dropped."""
     for layout in ("tiled", "block"):
-        counts = [len(panel._compute(3, layout, trace).copies) for trace in range(8)]
+        counts = [len(panel.view.compute(3, layout, trace).copies) for trace in range(8)]
         assert sorted(counts) == [2, 2, 3, 3, 3, 3, 3, 3]
 
 
@@ -39,19 +39,19 @@ def test_summary_names_the_sum(panel) -> None:
 
 def test_no_two_layouts_agree_on_this_x(panel) -> None:
     for rank in (2, 3, 4):
-        ys = [panel._compute(rank, layout, 0).y for layout in LAYOUTS]
+        ys = [panel.view.compute(rank, layout, 0).y for layout in LAYOUTS]
         assert not any(np.allclose(ys[i], ys[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_digits_show_the_exact_numbers(panel) -> None:
     for layout in LAYOUTS:
-        shown = panel._compute(4, layout, 0)
+        shown = panel.view.compute(4, layout, 0)
         for values in (shown.D, shown.x, shown.sums, shown.y):
             np.testing.assert_allclose(values, values.round(1), atol=1e-12)
 
 
 def test_d_grows_by_columns(panel) -> None:
-    small, large = (panel._compute(rank, "tiled", 0).D for rank in (2, 4))
+    small, large = (panel.view.compute(rank, "tiled", 0).D for rank in (2, 4))
     np.testing.assert_array_equal(small, large[:, :2])
 
 

@@ -11,7 +11,9 @@ def test_compensation_is_what_the_picture_says() -> None:
     panel = mv.explore.gradient_norms()
     for optimiser in ("SGD", "Adam"):
         for gain in (0.25, 8.0):
-            curves = panel._compute(**{**panel.values, "gain": gain, "optimiser": optimiser}).curves
+            curves = panel.view.compute(
+                **{**panel.values, "gain": gain, "optimiser": optimiser}
+            ).curves
             np.testing.assert_allclose(curves["compensated"], curves["gain 1"], rtol=1e-4)
             assert abs(np.log(curves["same rate"][-1] / curves["gain 1"][-1])) > 1
 
@@ -20,7 +22,7 @@ def test_input_mean_moves_miss_and_hardly_lora() -> None:
     panel = mv.explore.gradient_norms()
     means = {}
     for input_mean in (0.0, 1.0):
-        display = panel._compute(gain=1.0, input_mean=input_mean, optimiser="SGD")
+        display = panel.view.compute(gain=1.0, input_mean=input_mean, optimiser="SGD")
         means[input_mean] = display.norms.set_index(["family", "rank"])["mean"]
     assert means[0.0]["MiSS"].between(0.95, 1.05).all()
     assert means[1.0]["MiSS", 1] > 7.5  # √64 at ρ = 1
@@ -29,7 +31,7 @@ def test_input_mean_moves_miss_and_hardly_lora() -> None:
 
 def test_hidden_outcome_is_the_runs_at_gain_c() -> None:
     panel = mv.explore.gradient_norms(reveal=False)
-    display = panel._display
+    display = panel.view.display
     assert not display.lines_["same rate"].get_visible()
     assert not display.lines_["compensated"].get_visible()
     assert display.lines_["gain 1"].get_visible()

@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-import html
+import itertools
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,14 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
+from helpers import by_hand, drawn, pixels
+from matplotlib.figure import Figure
+from PIL import Image
 
 import missviz as mv
+from missviz.displays import saving
+from missviz.displays.base import Display
 from missviz.explore.panel import Panel
 from missviz.explore.update import METHODS
 
@@ -25,7 +32,7 @@ def panel() -> Panel:
 def test_going_back_shows_the_same_picture_from_memory(panel: Panel, monkeypatch) -> None:
     first = panel.set(method="LoRA", rank=1).picture
     panel.set(rank=2)
-    monkeypatch.setattr(panel, "_compute", lambda **values: pytest.fail("computed again"))
+    monkeypatch.setattr(panel.view, "compute", lambda **values: pytest.fail("computed again"))
     assert panel.set(rank=1).picture == first
 
 
@@ -39,7 +46,7 @@ def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
     panel = mv.explore.update(method="MiSS", rank=1)
 
     async def press() -> None:
-        panel._controls["rank"].value = 2
+        by_hand(panel, rank=2)
         await asyncio.sleep(1.5)
 
     in_an_event_loop(press)
@@ -50,9 +57,10 @@ def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
         {"method": "PiSSA", "rank": 2},
         {"method": "MiSS rows", "rank": 2},
     ]
-    assert len(panel._frames) == 5
+    assert all(panel.view.has_frame(values) for values in ahead)
+    assert not panel.view.has_frame({"method": "LoRA", "rank": 1})
     for values in ahead:
-        picture, summary = panel._frames[panel._key_of(values)]
+        picture, summary = panel.view.frame(values)
         fresh = mv.explore.update(**values)
         assert picture == fresh.picture
         assert summary == fresh.summary
@@ -63,48 +71,46 @@ def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
 
 def test_a_failure_ahead_waits_until_it_is_asked_for(monkeypatch) -> None:
     panel = mv.explore.update(method="MiSS", rank=1)
-    good = panel._compute
+    good = panel.view.compute
 
     def fails_at_three(**values):
         if values["rank"] == 3:
             raise RuntimeError("three")
         return good(**values)
 
-    monkeypatch.setattr(panel, "_compute", fails_at_three)
+    monkeypatch.setattr(panel.view, "compute", fails_at_three)
 
     async def press() -> None:
-        panel._controls["rank"].value = 2
+        by_hand(panel, rank=2)
         await asyncio.sleep(1)
 
     in_an_event_loop(press)
-    assert "RuntimeError" not in panel._text.value
+    assert "RuntimeError" not in panel._frame["words"]
     with pytest.raises(RuntimeError, match="three"):
         panel.set(rank=3)
 
 
 def test_controls_move_the_picture(panel: Panel) -> None:
     panel.set(method="MiSS", rank=2)
-    before, text = panel.picture, panel._text.value
-    method, _, rank, readout = panel.children[0].children
-    rank.value = 4
-    assert panel.picture != before
-    assert readout.value == "4"
-    assert panel._text.value != text
+    before, text = panel.picture, panel._frame["words"]
+    by_hand(panel, rank=4)
+    assert panel._picture == panel.picture != before
+    assert panel._frame["words"] != text
     assert panel.values["rank"] == 4
-    method.value = "LoRA"
-    assert "LoRA r=4" in panel._text.value
+    by_hand(panel, method="LoRA")
+    assert "LoRA r=4" in panel._frame["words"]
 
 
 def test_the_shown_rank_and_count_are_right(panel: Panel) -> None:
     panel.set(method="MiSS", rank=3)
-    assert "24 different values, rank 3" in panel._text.value
+    assert "24 different values, rank 3" in panel._frame["words"]
     panel.set(method="full fine-tuning", rank=1)
-    assert "rank 8" in panel._text.value
+    assert "rank 8" in panel._frame["words"]
 
 
 def test_what_does_not_exist_is_drawn_as_nothing(panel: Panel) -> None:
     panel.set(method="Bat", rank=3)
-    assert "block_size=3 does not divide in_features=8; nearest: 2, 4" in panel._text.value
+    assert "block_size=3 does not divide in_features=8; nearest: 2, 4" in panel._frame["words"]
     assert "ΔW: none" in {ax.get_title() for ax in panel.figure.axes}
 
 
@@ -144,10 +150,11 @@ def test_save(panel: Panel, tmp_path: Path) -> None:
 
 
 def test_readers_without_a_kernel_get_the_picture(panel: Panel) -> None:
-    bundle = panel._repr_mimebundle_()
+    bundle, metadata = panel._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == panel.summary
     assert base64.b64decode(bundle["image/png"]) == panel.picture
     assert bundle["text/plain"] == panel.summary
-    assert panel.summary == html.unescape(panel._text.value)
+    assert panel.summary == panel._frame["words"]
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
 
@@ -160,6 +167,16 @@ def test_readers_without_a_kernel_get_the_picture(panel: Panel) -> None:
         (lambda panel: panel.save("x.svg", method="DoRA2"), "method='DoRA2' is not a choice"),
         (lambda panel: panel.save_steps("nowhere", rank=[1, 7]), "rank=7 is not a choice"),
         (lambda panel: mv.explore.update(method="none"), "method='none' is not a choice"),
+        (lambda panel: panel.play("size"), "control='size' is unknown"),
+        (lambda panel: panel.play("rank", seconds=0), "seconds=0 is not a positive"),
+        (lambda panel: panel.save("x.tga"), "path='x.tga' ends in none of .avif, .eps"),
+        (lambda panel: panel.save("x"), "path='x' ends in none of"),
+        (lambda panel: panel.save("x.gif"), r"is a film, of the values of one control: method=\["),
+        (lambda panel: panel.save("x.png", rank=[1, 2]), "several pictures make a .gif or .mp4"),
+        (lambda panel: panel.save("x.gif", rank=[1, 2], method=["LoRA"]), "of one control"),
+        (lambda panel: panel.save("x.png", size=1080), r"size=1080 is not \(width, height\)"),
+        (lambda panel: panel.save("x.png", size=(9, 9), dpi=9), "give one of them"),
+        (lambda panel: panel.save("x.png", dpi=-1), "dpi=-1 is not a positive"),
         (lambda panel: Panel("x", None, {key: [1] for key in "abcd"}, {}), "at most three"),
     ],
 )
@@ -177,18 +194,18 @@ def test_an_error_in_a_callback_is_raised_and_shown(monkeypatch) -> None:
     def fail(**values):
         raise RuntimeError("no such <matrix>")
 
-    monkeypatch.setattr(panel, "_compute", fail)
+    monkeypatch.setattr(panel.view, "compute", fail)
     with pytest.raises(RuntimeError, match="no such"):
-        panel._controls["rank"].value = 8
-    assert "RuntimeError: no such &lt;matrix&gt;" in panel._text.value
+        by_hand(panel, rank=8)
+    assert "RuntimeError: no such <matrix>" in panel._frame["words"]
 
 
 def test_a_set_that_fails_leaves_the_panel_as_it_was(monkeypatch) -> None:
     panel = mv.explore.update(method="LoRA", rank=2)
     before, summary = panel.picture, panel.summary
-    good = panel._compute
+    good = panel.view.compute
     monkeypatch.setattr(
-        panel, "_compute", lambda **values: good(**values) if values["rank"] < 8 else 1 / 0
+        panel.view, "compute", lambda **values: good(**values) if values["rank"] < 8 else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         panel.set(rank=8)
@@ -201,7 +218,7 @@ def test_a_label_is_no_formula_and_a_failed_pin_is_undone(monkeypatch) -> None:
     panel = mv.explore.update()
     before = panel.picture
     assert panel.pin(r"$\frac{$").picture != before
-    monkeypatch.setattr(type(panel._display), "ghost", lambda self, pinned: 1 / 0)
+    monkeypatch.setattr(type(panel.view.display), "ghost", lambda self, pinned: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         panel.pin("again")
     assert panel.set(rank=4).set(rank=2).picture == before
@@ -232,24 +249,21 @@ def test_numbers_that_are_equal_are_the_same_choice() -> None:
 
 def test_pages_hold_any_words(tmp_path: Path) -> None:
     panel = mv.explore.update()
-    panel._frames.clear()
-    panel._words = lambda: '<!-- <script> "quoted" </script>'
+    panel.view.display.summary = lambda: '<!-- <script> "quoted" </script>'
+    panel.view.forget()
     panel.to_html(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "<!-- <script>" not in page
     assert page.count("</script>") == 1
-    for path in (tmp_path, tmp_path / "nowhere" / "page.html"):
-        with pytest.raises(FileNotFoundError, match="is not a file in a folder"):
-            panel.to_html(path)
+    with pytest.raises(IsADirectoryError, match="is a folder; give a file in it"):
+        panel.to_html(tmp_path)
 
 
 def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:
     """nbmake passes over errors inside Output widgets; panels have none, so a cell fails."""
-    good = (
-        "import missviz as mv\npanel = mv.explore.update()\npanel.children[0].children[2].value = 4"
-    )
+    good = "import missviz as mv\npanel = mv.explore.update()\npanel.set_state({'_places': [2, 3]})"
     bad = good.replace(
-        "panel.children", "panel._compute = lambda **values: 1 / 0\npanel.children", 1
+        "panel.set_state", "panel.view.compute = lambda **values: 1 / 0\npanel.set_state", 1
     )
     for name, source in (("good", good), ("bad", bad)):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
@@ -263,3 +277,139 @@ def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         assert (done.returncode == 0) is (name == "good"), done.stdout
+
+
+def test_pictures_have_the_pixels_that_were_asked_for(panel: Panel, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    panel.save(folder / "wide.png", size=(1920, 1080))
+    panel.save(folder / "tall.jpg", size=(300, 900))
+    panel.save(folder / "small.png", dpi=50)
+    sizes = {}
+    for path in folder.iterdir():
+        with Image.open(path) as picture:
+            sizes[path.name] = picture.size
+    width, height = panel.figure.get_size_inches()
+    assert sizes["wide.png"] == (1920, 1080)
+    assert sizes["tall.jpg"] == (300, 900)
+    assert sizes["small.png"] == (round(50 * width), round(50 * height))
+
+
+@pytest.mark.parametrize("ending", ["svg", "pdf"])
+def test_a_vector_page_has_the_shape_that_was_asked_for(
+    panel: Panel, tmp_path: Path, ending: str
+) -> None:
+    panel.save(tmp_path / f"slide.{ending}", size=(1920, 1080))
+    text = (tmp_path / f"slide.{ending}").read_bytes().decode("latin-1")
+    found = re.search(r"viewBox=\"0 0 (\S+) (\S+)\"|MediaBox \[ 0 0 (\S+) (\S+) \]", text)
+    width, height = (float(side) for side in found.groups() if side)
+    assert width / height == pytest.approx(16 / 9, rel=1e-3)
+
+
+def test_a_film_has_a_picture_for_each_value(panel: Panel, tmp_path: Path) -> None:
+    panel.save(tmp_path / "rank.gif", rank=[1, 2, 4], seconds=0.5, dpi=50)
+    shown = []
+    with Image.open(tmp_path / "rank.gif") as film:
+        assert film.n_frames == 3
+        assert film.info["duration"] == 500
+        for place, rank in enumerate((1, 2, 4)):
+            panel.save(tmp_path / "still.png", rank=rank, dpi=50)
+            film.seek(place)
+            shown.append(np.asarray(film.convert("RGB"), dtype=float))
+            still = pixels((tmp_path / "still.png").read_bytes()).astype(float)
+            assert np.abs(shown[-1] - still).mean() < 3  # of 255: a film has 256 colours
+    assert all(np.abs(one - two).mean() > 3 for one, two in itertools.pairwise(shown))
+
+
+def test_mp4(panel: Panel, tmp_path: Path, monkeypatch) -> None:
+    if saving.ffmpeg() is None:
+        pytest.skip("no ffmpeg on this machine")
+    panel.save(tmp_path / "rank.mp4", rank=[1, 2, 4], dpi=50)
+    assert (tmp_path / "rank.mp4").read_bytes()[4:8] == b"ftyp"
+    monkeypatch.setattr(saving, "ffmpeg", lambda: None)
+    with pytest.raises(ValueError, match=".mp4 needs ffmpeg, which is not there"):
+        panel.save(tmp_path / "again.mp4", rank=[1, 2])
+    assert not (tmp_path / "again.mp4").exists()
+
+
+def test_titles_and_limits_that_a_lecturer_sets_stay(tmp_path: Path) -> None:
+    panel = mv.explore.race()
+    untouched = panel.set(split="valid").picture
+    panel.set(split="train").figure.axes[0].set(title="My title", ylim=(0.3, 0.8), ylabel="error")
+    changed = panel.set().picture
+    for split in ("valid", "train"):
+        ax = panel.set(split=split).figure.axes[0]
+        assert (ax.get_title(), ax.get_ylim(), ax.get_ylabel()) == ("My title", (0.3, 0.8), "error")
+    assert panel.picture == changed
+    assert panel.set(split="valid").picture != untouched
+    assert np.array_equal(pixels(panel.picture), drawn(panel.drawn()))
+    panel.save(tmp_path / "mine.svg")
+    assert "My title" in (tmp_path / "mine.svg").read_text()
+    # Nobody touched this one: its titles change with the controls.
+    other = mv.explore.update()
+    other.figure.canvas.draw()
+    assert "LoRA r=1" in other.set(method="LoRA", rank=1).figure.axes[1].get_title()
+
+
+def test_edits_stay_where_a_display_draws_its_figure_anew() -> None:
+    class Plain(Display):
+        def __init__(self, rank: int) -> None:
+            self.rank = rank
+
+        def summary(self) -> str:
+            return f"rank {self.rank}"
+
+        def plot(self):
+            self.figure_ = Figure()
+            ax = self.figure_.add_subplot(title=f"rank {self.rank}")
+            ax.plot([0, self.rank])
+
+    panel = mv.explore.panel(Plain, rank=[1, 2, 4])
+    panel.figure.axes[0].set_xlabel("mine")
+    assert panel.set(rank=4).figure.axes[0].get_xlabel() == "mine"
+    assert panel.figure.axes[0].get_title() == "rank 4"
+
+
+def test_each_name_is_in_a_menu_and_each_number_on_a_slider(panel: Panel) -> None:
+    method, rank = panel._controls
+    assert (method["kind"], method["options"]) == ("menu", list(METHODS))
+    assert (rank["kind"], rank["options"]) == ("slider", ["1", "2", "3", "4", "8"])
+
+
+def test_methods_are_choices_by_their_names() -> None:
+    linear = torch.nn.Linear(8, 8)
+
+    def make(method, rank):
+        return mv.displays.UpdateDisplay.from_adapter(method.with_rank(rank).on(linear))
+
+    panel = mv.explore.panel(make, method=[mv.LoRA(1), mv.MiSS(2)], rank=[1, 2])
+    assert panel._controls[0]["options"] == ["LoRA r=1", "MiSS r=2"]
+    assert panel.set(method="MiSS r=2").values["method"] == mv.MiSS(2)
+    assert panel.set(method=mv.LoRA(1)).values["method"] == mv.LoRA(1)
+    again = eval(panel.state, {"mv": mv, "make": make})
+    assert again.values == panel.values
+    assert again.picture == panel.picture
+    with pytest.raises(ValueError, match="method=PiSSA r=1 is not a choice; choose from LoRA r=1"):
+        panel.set(method=mv.PiSSA(1))
+
+
+def test_work_goes_on_while_nobody_waits_and_says_how_far_it_is() -> None:
+    done = []
+
+    def work():
+        for piece in range(3):
+            done.append(piece)
+            yield f"{piece + 1} of 3"
+
+    panel = mv.explore.update()
+    working = Panel("update", panel.view.compute, panel.choices, panel.values, work=work())
+    notes = []
+    working.observe(lambda change: notes.append(change["new"]), names="_note")
+
+    async def show() -> None:
+        working._repr_mimebundle_()
+        await asyncio.sleep(1)
+
+    assert done == []
+    in_an_event_loop(show)
+    assert done == [0, 1, 2]
+    assert notes == ["1 of 3", "2 of 3", "3 of 3", ""]

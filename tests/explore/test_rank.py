@@ -20,7 +20,7 @@ def test_shows_the_run_of_the_snapshots(panel: Panel) -> None:
     wanted = np.linalg.svd(adapter.double().delta().detach().numpy(), compute_uv=False)
     panel.set(method="PiSSA", steps=30)
     panel.figure  # noqa: B018 (draws the present values)
-    drawn = panel._display.delta_lines_[0].get_ydata()
+    drawn = panel.view.display.delta_lines_[0].get_ydata()
     np.testing.assert_allclose(drawn[:8], wanted[:8], rtol=1e-6)
     assert "rank 8, stable rank" in panel.summary
     assert "after 30 steps" in panel.summary
@@ -54,7 +54,7 @@ def test_own_weight() -> None:
     assert "random, not trained" in panel.summary
     assert "σ(ΔW) = 4.00 σ(D)" in panel.summary
     np.testing.assert_allclose(
-        panel._display.base, np.linalg.svd(weight.double().numpy(), compute_uv=False)
+        panel.view.display.base, np.linalg.svd(weight.double().numpy(), compute_uv=False)
     )
     again = eval(panel.state, {"mv": mv, "weight": weight})
     assert again.picture == panel.picture
@@ -62,8 +62,8 @@ def test_own_weight() -> None:
     assert "does not divide" in panel.set(method="Bat", rank=16).summary
     limits = panel.figure.axes[0].get_ylim()
     for method in METHODS:
-        for rank in panel._choices["rank"]:
-            display = panel._compute(method=method, rank=rank)
+        for rank in panel.view.choices["rank"]:
+            display = panel.view.compute(method=method, rank=rank)
             for of in filter(None, display.spectra.values()):
                 assert max(of.delta.max(), of.moved.max()) < limits[1]
 
@@ -71,7 +71,7 @@ def test_own_weight() -> None:
 def test_a_large_own_weight_is_cut_and_says_so() -> None:
     panel = mv.explore.rank(weight=np.eye(600), rank=1)
     assert "the first 512 × 512 of 600 × 600 weights" in panel.summary
-    words = panel._display.texts_[0].get_text().replace("\n", " ")
+    words = panel.view.display.texts_[0].get_text().replace("\n", " ")
     assert "the first 512 × 512 of 600 × 600 weights" in words
 
 
