@@ -28,11 +28,11 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK, BLACK = (
     "#000000",
 )
 # More, found by search: among the methods that any figure of the package draws together, every two
-# colours are at least 16 apart in CIE Lab, as seen with and without deficiency.
+# colours are at least 15 apart in CIE Lab, as seen with and without deficiency.
 VIOLET, MAUVE, INDIGO, CORNFLOWER, CYAN, AQUA, TURQUOISE, MINT = (
     "#664DFF",
     "#7744FF",
-    "#5566DD",
+    "#4C5DD4",
     "#6699FF",
     "#22CCEE",
     "#00CCEE",
@@ -45,7 +45,7 @@ FOREST, OLIVE, MUSTARD, AMBER, SAND, SALMON, CRIMSON, BRICK = (
     "#CCBB00",
     "#EEAA00",
     "#EEAA66",
-    "#FF8899",
+    "#FF7C93",
     "#DD2244",
     "#CC3344",
 )
@@ -105,7 +105,7 @@ _CORNER = ((-0.9, 0.9), (0.9, 0.9), (0.9, -0.9), (-0.9, 0.9))
 
 _BY_PREFIX = {
     "full fine-tuning": MethodStyle(BLACK, "s", _DASHES["long"]),
-    "frozen fine-tuning": MethodStyle(AQUA, "H", _DASHES["wide dots"]),
+    "frozen fine-tuning": MethodStyle(AQUA, (9, 1, 0), _DASHES["wide dots"]),
     "LoRA": MethodStyle(BLUE, "o", _DASHES["short"]),
     "rsLoRA": MethodStyle(CYAN, "<", _DASHES["long-short"]),
     "LoRA-FA": MethodStyle(SKY, "d", _DASHES["dots"]),
@@ -331,7 +331,7 @@ def row_of_axes(
     right: float = 0.15,
     bottom: float = 0.55,
     top: float = 0.4,
-    gap: float = 0.75,
+    gap: float | Sequence[float] = 0.75,
 ) -> list[Axes]:
     """Axes beside each other in a new figure, at places that nothing drawn later can change.
 
@@ -341,22 +341,26 @@ def row_of_axes(
         width, height: of the figure, inches; in lecture mode it is a slide of 16:9.
         columns: relative widths of the axes.
         left, right, bottom, top, gap: room around and between the axes for their text, inches
-            at normal text size; it grows with the text.
+            at normal text size; it grows with the text. Gaps may differ: from left to right.
     """
-    left, right, bottom, top, gap, strip = (
-        side * text_scale() for side in (left, right, bottom, top, gap, STRIP)
+    left, right, bottom, top, strip = (
+        side * text_scale() for side in (left, right, bottom, top, STRIP)
     )
+    between = len(columns) - 1
+    gaps = [
+        text_scale() * one for one in ([gap] * between if isinstance(gap, int | float) else gap)
+    ]
     figure = _blank(width, height + strip)
     width, height = figure.get_size_inches()
     bottom += strip
-    room = width - left - right - gap * (len(columns) - 1)
+    room = width - left - right - sum(gaps)
     axes, start = [], left
-    for share in columns:
+    for share, beside in zip(columns, [*gaps, 0.0], strict=True):
         across = room * share / sum(columns)
         place = (start / width, bottom / height, across / width, (height - bottom - top) / height)
         ax = figure.add_axes(place)
         # Ticks and grid below all data, so that they can be drawn once (see explore/frames.py).
         ax.set_axisbelow(True)
         axes.append(ax)
-        start += across + gap
+        start += across + beside
     return axes

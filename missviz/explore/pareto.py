@@ -31,6 +31,8 @@ NAMED = (
     "DoRA r=32",
     "VeRA r=256",
     "full fine-tuning",
+    "C3A",
+    "TinyLoRA",
 )
 
 
