@@ -1,6 +1,8 @@
-"""Names at the ends of lines; and which lines lie on one another, so that only one can be seen."""
+"""Names of lines: at their ends, or beside samples; and which lines lie on one another, so that
+only one can be seen."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +14,42 @@ from missviz.style import text_scale
 
 LINE = 14
 """Points from one line of text to the next, at normal text size."""
+
+
+SAMPLE = 0.4
+"""Inches across of a sample, at normal text size: a dash and a marker can be seen."""
+
+
+class Key:
+    """Samples of lines, one below the other in a strip above `ax`, with words beside them.
+
+    A legend whose words change is laid out anew, which takes as long as the rest of a picture.
+
+    Args:
+        ax: above it there must be room for as many lines of text.
+        looks: of the samples, as `Axes.plot` takes them.
+        left: where the strip begins, as a share of the axes' width.
+
+    `samples` and `texts` are the artists.
+    """
+
+    def __init__(self, ax: Axes, looks: Sequence[Mapping[str, Any]], *, left: float = 0.0) -> None:
+        inch = text_scale() * ax.figure.dpi
+        line, across = LINE / 72 * inch / ax.bbox.height, SAMPLE * inch / ax.bbox.width
+        self.samples, self.texts = [], []
+        for row, look in enumerate(looks):
+            height = 1 + line * (len(looks) - row - 0.35)
+            places = [left, left + across / 2, left + across], [height] * 3
+            outside: dict[str, Any] = {"transform": ax.transAxes, "clip_on": False}
+            self.samples += ax.plot(*places, markevery=[1], **outside, **look)
+            words = ax.text(left + 1.25 * across, height, "", va="center", transform=ax.transAxes)
+            words.set_color(look.get("color", words.get_color()))
+            self.texts.append(words)
+
+    def set(self, *words: str) -> None:
+        """Say what each sample means."""
+        for text, said in zip(self.texts, words, strict=True):
+            text.set_text(said)
 
 
 class EndLabels:
@@ -47,8 +85,7 @@ class EndLabels:
 
     def place(self) -> None:
         """Say where the lines end now."""
-        drawn = {name: line for name, line in self.lines.items() if len(line.get_xydata())}
-        groups = lying_on_one_another(drawn)
+        groups = lying_on_one_another(self.lines)
         ends = np.array([self._end(self.lines[group[0]]) for group in groups])
         line = LINE * text_scale() * self.ax.figure.dpi / 72 / self.ax.bbox.height
         order = np.argsort(ends)
@@ -70,9 +107,12 @@ class EndLabels:
 
 def lying_on_one_another(lines: Mapping[str, Line2D]) -> list[list[str]]:
     """Names of lines, together where a line covers the first of them: at every point they are less
-    than a line's width apart in the picture as its limits are now."""
+    than a line's width apart in the picture as its limits are now. Lines without points have no
+    place among them."""
     groups: list[list[str]] = []
     for name, line in lines.items():
+        if not len(line.get_xydata()):
+            continue
         covered = next((group for group in groups if _covers(line, lines[group[0]])), None)
         if covered is None:
             groups.append([name])

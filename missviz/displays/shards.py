@@ -239,7 +239,9 @@ class ShardDisplay(Display):
             self.pointer_.set_data([-0.7], [1 + BARS + self.trace])
         self._fill_void()
         self.pointer_.set_marker("^" if by_columns else ">")
-        self.axes_[0].set_title("short way: y = D S" if by_columns else "short way: D x, copied")
+        self.axes_[0].set_title(
+            "short way: y = D S" if by_columns else "short way: D x, then copied"
+        )
         self.axes_[1].set_title(f"long way: ΔW x, {self.name}")
 
     def _fill_void(self) -> None:
