@@ -1,12 +1,15 @@
 """Names of lines: at their ends, or beside samples; and which lines lie on one another, so that
 only one can be seen."""
 
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
@@ -50,6 +53,35 @@ class Key:
         """Say what each sample means."""
         for text, said in zip(self.texts, words, strict=True):
             text.set_text(said)
+
+
+LETTER = 0.074
+"""Inches across of a letter on average, at normal text size."""
+ROW = 0.2
+"""Inches from one line of words to the next, at normal text size."""
+
+
+class WordsAbove:
+    """Lines of words from the top of a figure downwards, broken where the figure ends.
+
+    Beside the axes they would take a third of a slide. `texts` are the artists.
+    """
+
+    def __init__(self, figure: Figure, count: int) -> None:
+        self.figure = figure
+        left = 0.1 * text_scale() / figure.get_figwidth()
+        look: dict[str, Any] = {"va": "top", "linespacing": 1.15, "parse_math": False}
+        self.texts = [figure.text(left, 1, "", **look) for _ in range(count)]
+
+    def set(self, *words: str) -> None:
+        """Say these, one below the other; "" takes no line."""
+        across = int(self.figure.get_figwidth() / (LETTER * text_scale()))
+        row, before = ROW * text_scale() / self.figure.get_figheight(), 0.3
+        for text, said in zip(self.texts, words, strict=True):
+            lines = textwrap.wrap(said, across)
+            text.set_text("\n".join(lines))
+            text.set_y(1 - row * before)
+            before += len(lines)
 
 
 class EndLabels:
@@ -150,3 +182,40 @@ def apart(
         blocks.append(block)
     starts = np.array([mean for mean, count in blocks for _ in range(count)])
     return np.clip(starts, low, max(low, high - sizes.sum())) + before
+
+
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+"""Where a name may stand beside its mark: right, left, above, below, and between."""
+
+
+def beside_marks(
+    marks: Float[np.ndarray, "n 2"],
+    sizes: Float[np.ndarray, "n 2"],
+    taken: Float[np.ndarray, "m 4"],
+    room: tuple[float, float],
+    nearest: float,
+) -> list[tuple[float, float] | None]:
+    """The middle of each mark's name, where it covers nothing; None where there is no such place.
+
+    All in pixels from the lower left corner of the axes.
+
+    Args:
+        marks: to be named, first come first served.
+        sizes: width and height of the names.
+        taken: boxes that must stay visible: left, lower, right, upper end.
+        room: width and height of the axes.
+        nearest: from the middle of a mark to its name.
+    """
+    places: list[tuple[float, float] | None] = []
+    for mark, size in zip(marks, sizes, strict=True):
+        found = None
+        for times, side in itertools.product((1, 1.6, 2.4), SIDES):
+            middle = mark + np.array(side) * (nearest * times / np.hypot(*side) + size / 2)
+            box = np.concatenate([middle - size / 2, middle + size / 2])
+            inside = (box[:2] >= 0).all() and (box[2:] <= room).all()
+            clear = (box[:2] >= taken[:, 2:]) | (box[2:] <= taken[:, :2])
+            if inside and clear.any(axis=1).all():
+                found, taken = (float(middle[0]), float(middle[1])), np.vstack([taken, box])
+                break
+        places.append(found)
+    return places

@@ -1,7 +1,6 @@
 """Singular values of ΔW beside those of W₀ and W₀ + ΔW, and how much each direction carries."""
 
 import copy
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +17,12 @@ from missviz.adapters.fixed_factor import FixedFactorAdapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.analysis.spectra import energy, spectrum, stable_rank
 from missviz.displays.base import Display
-from missviz.displays.labels import lying_on_one_another
+from missviz.displays.labels import ROW, WordsAbove, lying_on_one_another
 from missviz.style import FAINT, in_lecture, ink, method_styles, row_of_axes, text_scale
 
 ZERO = 1e-6
 """Singular values below this share of W₀'s largest count as zero: float32, in which weights are
 kept and trained, cannot tell them from rounding."""
-LETTER = 0.074
-"""Inches across of a letter on average, at normal text size."""
-LINE = 0.2
-"""Inches from one line of words to the next, at normal text size."""
 MARKS = 8
 """Markers per factor of ten in n; more would hide the line."""
 
@@ -152,8 +147,7 @@ class SpectrumDisplay(Display):
 
     def plot(self) -> "SpectrumDisplay":
         """Draw into a figure of its own."""
-        # Words above: beside the axes they would take a third of a slide.
-        top = 0.15 + LINE * (2 + len(self.spectra) + in_lecture())  # one line may be broken
+        top = 0.15 + ROW * (2 + len(self.spectra) + in_lecture())  # one line may be broken
         self.axes_ = row_of_axes(
             11, 3.6 + top, (4, 3), left=0.75, right=0.15, gap=0.85, top=top, bottom=0.5
         )
@@ -205,11 +199,8 @@ class SpectrumDisplay(Display):
 
     def _draw_words(self) -> None:
         """Above the axes: what is shown, a line for each update, and the lines' meaning."""
-        width, height = self.figure_.get_size_inches()
-        line, left = LINE * text_scale() / height, 0.1 * text_scale() / width
-        look: dict[str, Any] = {"va": "top", "linespacing": 1.15, "parse_math": False}
-        self.notice_text_ = self.figure_.text(left, 1 - 0.3 * line, "", **look)
-        self.texts_ = [self.figure_.text(left, 0, "", **look) for _ in self.spectra]
+        self._words_above = WordsAbove(self.figure_, 1 + len(self.spectra))
+        self.notice_text_, *self.texts_ = self._words_above.texts
         samples = {
             "W₀": Line2D([], [], color=ink()),
             "numerical zero": Patch(**_zero()),
@@ -295,20 +286,14 @@ class SpectrumDisplay(Display):
         self._fill_legend()
 
     def _fill_words(self) -> None:
-        across = int(self.figure_.get_figwidth() / (LETTER * text_scale()))
         lines = dict(zip(self.spectra, self.delta_lines_, strict=True))
         over = {name: group[0] for group in lying_on_one_another(lines) for name in group[1:]}
-        notice = textwrap.wrap(self.notice, across)
-        self.notice_text_.set_text("\n".join(notice))
-        line = LINE * text_scale() / self.figure_.get_figheight()
-        before = len(notice)
-        for (name, of), text in zip(self.spectra.items(), self.texts_, strict=True):
-            words = "ΔW: none" if of is None else self._words(of, ", ")
+        words = [self.notice]
+        for name, of in self.spectra.items():
+            said = "ΔW: none" if of is None else self._words(of, ", ")
             on = f", on the line of {over[name]}" if name in over else ""
-            lines = textwrap.wrap(f"{name}: {words}{on}", across)
-            text.set_text("\n".join(lines))
-            text.set_y(1 - line * (0.3 + before))
-            before += len(lines)
+            words.append(f"{name}: {said}{on}")
+        self._words_above.set(*words)
 
 
 def _marked(count: int) -> list[int]:
