@@ -27,14 +27,27 @@ ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK, BLACK = (
     "#CC79A7",
     "#000000",
 )
-# More of them, as far from those and from each other as they can be with and without deficiency.
-VIOLET, LIME, LILAC, BRICK, SAGE, CRIMSON = (
+# More, found by search: among the methods that any figure of the package draws together, every two
+# colours are at least 15 apart in CIE Lab, as seen with and without deficiency.
+VIOLET, MAUVE, INDIGO, CORNFLOWER, CYAN, AQUA, TURQUOISE, MINT = (
     "#664DFF",
-    "#99CC66",
-    "#8080FF",
-    "#CC4D33",
-    "#99CC99",
-    "#CC334D",
+    "#7744FF",
+    "#4C5DD4",
+    "#6699FF",
+    "#22CCEE",
+    "#00CCEE",
+    "#00CCBB",
+    "#22CC77",
+)
+FOREST, OLIVE, MUSTARD, AMBER, SAND, SALMON, CRIMSON, BRICK = (
+    "#337755",
+    "#AABB66",
+    "#CCBB00",
+    "#EEAA00",
+    "#EEAA66",
+    "#FF7C93",
+    "#DD2244",
+    "#CC3344",
 )
 
 
@@ -44,7 +57,7 @@ class MethodStyle:
 
     color: str
     marker: Any
-    """As matplotlib takes it: a letter, or (points, 1 for a star, angle)."""
+    """As matplotlib takes it: a letter, (points, 1 for a star, angle), or corners."""
     linestyle: Any
     """A name or (offset, (on, off, …)), as matplotlib takes it."""
 
@@ -66,42 +79,84 @@ _DASHES: dict[str, Any] = {
     "wide": (0, (5, 5)),
 }
 
+# Shapes that none of matplotlib's letters has, as corners.
+_BAR = ((-0.5, -1), (0.5, -1), (0.5, 1), (-0.5, 1), (-0.5, -1))
+_SLAB = ((-1, -0.5), (1, -0.5), (1, 0.5), (-1, 0.5), (-1, -0.5))
+_HOURGLASS = ((-0.8, -1), (0.8, -1), (-0.8, 1), (0.8, 1), (-0.8, -1))
+_BOW_TIE = ((-1, -0.8), (1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8))
+_HOUSE = ((-0.8, -1), (0.8, -1), (0.8, 0.1), (0, 1), (-0.8, 0.1), (-0.8, -1))
+_ARROW = ((0, 1), (0.9, 0), (0.35, 0), (0.35, -1), (-0.35, -1), (-0.35, 0), (-0.9, 0), (0, 1))
+_CHEVRON = ((-1, 0), (0, 1), (1, 0), (1, -0.9), (0, 0.1), (-1, -0.9), (-1, 0))
+_ELL = ((-0.8, 1), (-0.1, 1), (-0.1, -0.3), (0.8, -0.3), (0.8, -1), (-0.8, -1), (-0.8, 1))
+_TEE = (
+    (-1, 1),
+    (1, 1),
+    (1, 0.4),
+    (0.3, 0.4),
+    (0.3, -1),
+    (-0.3, -1),
+    (-0.3, 0.4),
+    (-1, 0.4),
+    (-1, 1),
+)
+_SLANT = ((-1, -0.7), (0.3, -0.7), (1, 0.7), (-0.3, 0.7), (-1, -0.7))
+_WEDGE = ((-0.9, 0.9), (-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9))
+_CORNER = ((-0.9, 0.9), (0.9, 0.9), (0.9, -0.9), (-0.9, 0.9))
+
 _BY_PREFIX = {
     "full fine-tuning": MethodStyle(BLACK, "s", _DASHES["long"]),
-    "frozen fine-tuning": MethodStyle(FAINT, "H", _DASHES["wide dots"]),
+    "frozen fine-tuning": MethodStyle(AQUA, (9, 1, 0), _DASHES["wide dots"]),
     "LoRA": MethodStyle(BLUE, "o", _DASHES["short"]),
-    "rsLoRA": MethodStyle(BLUE, "<", _DASHES["long-short"]),
-    "LoRA-FA": MethodStyle(SKY, ">", _DASHES["dots"]),
-    "BigLoRA": MethodStyle(BLUE, "h", _DASHES["wide dots"]),
+    "rsLoRA": MethodStyle(CYAN, "<", _DASHES["long-short"]),
+    "LoRA-FA": MethodStyle(SKY, "d", _DASHES["dots"]),
+    "BigLoRA": MethodStyle(MAUVE, _HOUSE, _DASHES["wide dots"]),
     "PiSSA": MethodStyle(GREEN, "^", _DASHES["dashdot"]),
     "MiSS": MethodStyle(RED, "D", _DASHES["solid"]),
-    "MiSS rows": MethodStyle(RED, "d", _DASHES["dashdotdot"]),
-    "MiSS mini": MethodStyle(ORANGE, "p", _DASHES["dots"]),
-    "MiSS block": MethodStyle(ORANGE, "8", _DASHES["dashdot"]),
+    "MiSS rows": MethodStyle(OLIVE, _SLAB, _DASHES["dashdotdot"]),
+    "MiSS mini": MethodStyle(MINT, _BOW_TIE, _DASHES["dots"]),
+    "MiSS block": MethodStyle(MAUVE, _HOURGLASS, _DASHES["short-dots"]),
     "Bat": MethodStyle(PINK, "X", _DASHES["long-short"]),
-    "Bat input": MethodStyle(PINK, "P", _DASHES["short"]),
-    "Bat left": MethodStyle(PINK, "*", _DASHES["dots"]),
+    "Bat input": MethodStyle(PINK, "p", _DASHES["short"]),
+    "Bat left": MethodStyle(PINK, "8", _DASHES["dots"]),
     "fixed orthogonal": MethodStyle(ORANGE, "v", _DASHES["dashdotdot"]),
-    "fixed columns": MethodStyle(SKY, (4, 1, 45), _DASHES["long-short"]),
+    "fixed columns": MethodStyle(SKY, _BAR, _DASHES["long-short"]),
     "fixed gaussian": MethodStyle(YELLOW, (6, 1, 0), _DASHES["dashdot"]),
-    "DoRA": MethodStyle(VIOLET, (5, 0, 36), _DASHES["very long"]),
-    "VeRA": MethodStyle(LIME, (8, 1, 0), _DASHES["long-dots"]),
-    "AdaLoRA": MethodStyle(LILAC, (3, 1, 0), _DASHES["pairs"]),
-    "ProLoRA": MethodStyle(SAGE, (7, 0, 0), _DASHES["short-dots"]),
-    "MoS": MethodStyle(CRIMSON, (3, 1, 180), _DASHES["triples"]),
-    "MoRA": MethodStyle(BRICK, (10, 1, 0), _DASHES["wide"]),
-    "LoHa": MethodStyle(VIOLET, (5, 1, 36), _DASHES["short-dots"]),
-    "OLoRA": MethodStyle(GREEN, (4, 0, 22.5), _DASHES["pairs"]),
-    "LoRA-GA": MethodStyle(GREEN, (3, 0, 20), _DASHES["wide"]),
-    "LoRA+": MethodStyle(BLUE, "x", _DASHES["triples"]),
+    "DoRA": MethodStyle(VIOLET, _ARROW, _DASHES["very long"]),
+    "VeRA": MethodStyle(INDIGO, "*", _DASHES["long-dots"]),
+    "AdaLoRA": MethodStyle(SAND, _CHEVRON, _DASHES["pairs"]),
+    "ProLoRA": MethodStyle(CRIMSON, ">", _DASHES["short-dots"]),
+    "MoS": MethodStyle(CORNFLOWER, "P", _DASHES["triples"]),
+    "MoRA": MethodStyle(SALMON, _ELL, _DASHES["wide"]),
+    "LoHa": MethodStyle(MUSTARD, (5, 1, 36), _DASHES["short-dots"]),
+    "OLoRA": MethodStyle(MINT, (4, 0, 22.5), _DASHES["pairs"]),
+    "LoRA-GA": MethodStyle(TURQUOISE, (3, 0, 20), _DASHES["wide"]),
+    "LoRA+": MethodStyle(CYAN, _TEE, _DASHES["triples"]),
     "S2FT": MethodStyle(SKY, (6, 1, 30), _DASHES["very long"]),
-    "DiSHA": MethodStyle(ORANGE, (9, 0, 0), _DASHES["long-dots"]),
+    "DiSHA": MethodStyle(AMBER, (9, 0, 0), _DASHES["long-dots"]),
+    "C3A": MethodStyle(FOREST, (8, 1, 0), _DASHES["pairs"]),
+    "TinyLoRA": MethodStyle(AMBER, (3, 1, 0), _DASHES["wide"]),
+    # Mixture of shards, switch by switch (lesson 06).
+    "pure sharing": MethodStyle(TURQUOISE, _SLANT, _DASHES["dashdot"]),
+    "subset": MethodStyle(BRICK, _WEDGE, _DASHES["long"]),
+    "+ pairs apart": MethodStyle(MUSTARD, _CORNER, _DASHES["very long"]),
+    "+ vectors cut": MethodStyle(VIOLET, (10, 1, 0), _DASHES["dots"]),
+    "full MoS": MethodStyle(CORNFLOWER, (12, 1, 15), _DASHES["solid"]),
 }
+# What has no place above (the reader's own, or a method for the second time) takes one of these.
 _OTHERS = [
     MethodStyle(color, marker, dash)
     for color, marker, dash in zip(
-        (YELLOW, SKY, PINK, GREEN, ORANGE),
-        ("1", "2", "3", "4", "+"),
+        (MUSTARD, TURQUOISE, MAUVE, SALMON, FOREST, CYAN, BRICK, SAND),
+        (
+            (5, 0, 0),
+            (5, 1, 180),
+            (4, 1, 0),
+            (3, 0, 40),
+            (6, 0, 30),
+            (3, 1, 180),
+            (7, 1, 0),
+            (4, 1, 45),
+        ),
         _DASHES.values(),
         strict=False,
     )
@@ -113,27 +168,33 @@ def method_style(name: str) -> MethodStyle:
 
     The same name has the same style in every figure, whatever else is drawn.
     """
-    known = [prefix for prefix in _BY_PREFIX if name == prefix or name.startswith(f"{prefix} ")]
-    if known:
-        style = _BY_PREFIX[max(known, key=len)]
-    else:
-        style = _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
+    style = _known(name) or _OTHERS[sum(map(ord, name)) % len(_OTHERS)]
     return replace(style, color=_on_paper(style.color))
 
 
 def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
-    """Styles for the methods of one figure: where two would look the same (LoRA at two ranks), the
-    later takes another one."""
+    """Styles for the methods of one figure, no two of one colour or marker while there are spare
+    ones: where two would have (LoRA at two ranks), the later gives way, and a method of the
+    reader's own to those of the house."""
+    names = list(names)
     styles: dict[str, MethodStyle] = {}
-    for name in names:
-        spare = (replace(style, color=_on_paper(style.color)) for style in _OTHERS)
+    for name in sorted(names, key=lambda name: _known(name) is None):
         own = method_style(name)
-        styles[name] = (
-            own
-            if own not in styles.values()
-            else next((style for style in spare if style not in styles.values()), own)
+        spare = (replace(style, color=_on_paper(style.color)) for style in _OTHERS)
+        colors = {style.color for style in styles.values()}
+        markers = {style.marker for style in styles.values()}
+        apart = (
+            style
+            for style in (own, *spare)
+            if style.color not in colors and style.marker not in markers
         )
-    return styles
+        styles[name] = next(apart, own)
+    return {name: styles[name] for name in names}
+
+
+def _known(name: str) -> MethodStyle | None:
+    known = [prefix for prefix in _BY_PREFIX if name == prefix or name.startswith(f"{prefix} ")]
+    return _BY_PREFIX[max(known, key=len)] if known else None
 
 
 def _on_paper(color: str) -> str:
@@ -151,6 +212,9 @@ def _on_paper(color: str) -> str:
 
 LECTURE_SCALE = 1.4
 """Text and lines in lecture mode, relative to a page."""
+SLIDE = (9.2, 5.175)
+"""Inches of a figure in lecture mode: 16:9, and no taller than JupyterLab has room for on a 1080p
+projector at 150 %, with a row of controls and a line of words."""
 LIGHTER = 0.1
 """How far colours go towards white on dark."""
 
@@ -181,6 +245,7 @@ def lecture(on: bool = True, *, dark: bool = False) -> None:
         return
     scale = LECTURE_SCALE
     settings = {
+        "figure.figsize": SLIDE,
         "font.size": 10 * scale,
         "axes.linewidth": 0.8 * scale,
         "lines.linewidth": 1.5 * scale,
@@ -193,18 +258,25 @@ def lecture(on: bool = True, *, dark: bool = False) -> None:
 
 def look() -> Any:
     """The settings that `lecture` changes, as they are now."""
-    names = ("font.size", "axes.linewidth", "lines.linewidth", "lines.markersize", *_DARK)
+    names = (
+        "figure.figsize",
+        "font.size",
+        "axes.linewidth",
+        "lines.linewidth",
+        "lines.markersize",
+        *_DARK,
+    )
     return {name: _settings[name] for name in names}
-
-
-def is_lecture() -> bool:
-    """Whether pictures are for a projector."""
-    return bool(_before_lecture)
 
 
 def text_scale() -> float:
     """How large text is, relative to a page: 1, or more in lecture mode."""
     return float(mpl.rcParams["font.size"]) / 10
+
+
+def in_lecture() -> bool:
+    """Whether figures are slides."""
+    return tuple(mpl.rcParams["figure.figsize"]) == SLIDE
 
 
 def ink() -> str:
@@ -220,18 +292,32 @@ def paper() -> str:
 # --- Figures ----------------------------------------------------------------------------------
 
 
+CSS_PER_INCH = 100
+"""A figure of one inch is shown 100 CSS pixels wide."""
+PIXELS_PER_CSS = 2
+"""Drawn: sharp on a laptop of high resolution, and at a browser's zoom."""
+SLIDE_PIXELS = 1920
+"""Across a figure in lecture mode: a projector's, once. More would only slow the sliders down."""
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure in inches that pyplot does not know of: drawn when shown, and never twice.
 
-    matplotlib arranges its axes; `row_of_axes` makes figures for panels.
+    matplotlib arranges its axes; `row_of_axes` makes figures for panels. In lecture mode every
+    figure is a slide of 16:9, whatever size is asked for.
     """
-    figure = Figure(figsize=(width, height), dpi=100, facecolor=paper())
+    figure = _blank(width, height)
     figure.set_layout_engine("constrained")
     return figure
 
 
-CSS_PER_INCH = 100
-"""CSS pixels on a page for an inch of a figure."""
+def _blank(width: float, height: float) -> Figure:
+    dpi: float = CSS_PER_INCH * PIXELS_PER_CSS
+    if in_lecture():
+        (width, height), dpi = SLIDE, SLIDE_PIXELS / SLIDE[0]
+    return Figure(figsize=(width, height), dpi=dpi, facecolor=paper())
+
+
 STRIP = 0.2
 """Inches below everything, for what a ghost or a stored run is."""
 
@@ -245,31 +331,36 @@ def row_of_axes(
     right: float = 0.15,
     bottom: float = 0.55,
     top: float = 0.4,
-    gap: float = 0.75,
+    gap: float | Sequence[float] = 0.75,
 ) -> list[Axes]:
     """Axes beside each other in a new figure, at places that nothing drawn later can change.
 
     A panel needs that: with a layout engine a picture would depend on those before it.
 
     Args:
-        width, height: of the figure, inches.
+        width, height: of the figure, inches; in lecture mode it is a slide of 16:9.
         columns: relative widths of the axes.
         left, right, bottom, top, gap: room around and between the axes for their text, inches
-            at normal text size; it grows with the text.
+            at normal text size; it grows with the text. Gaps may differ: from left to right.
     """
-    left, right, bottom, top, gap, strip = (
-        side * text_scale() for side in (left, right, bottom, top, gap, STRIP)
+    left, right, bottom, top, strip = (
+        side * text_scale() for side in (left, right, bottom, top, STRIP)
     )
-    bottom, height = bottom + strip, height + strip
-    figure = Figure(figsize=(width, height), dpi=100, facecolor=paper())
-    room = width - left - right - gap * (len(columns) - 1)
+    between = len(columns) - 1
+    gaps = [
+        text_scale() * one for one in ([gap] * between if isinstance(gap, int | float) else gap)
+    ]
+    figure = _blank(width, height + strip)
+    width, height = figure.get_size_inches()
+    bottom += strip
+    room = width - left - right - sum(gaps)
     axes, start = [], left
-    for share in columns:
+    for share, beside in zip(columns, [*gaps, 0.0], strict=True):
         across = room * share / sum(columns)
         place = (start / width, bottom / height, across / width, (height - bottom - top) / height)
         ax = figure.add_axes(place)
         # Ticks and grid below all data, so that they can be drawn once (see explore/frames.py).
         ax.set_axisbelow(True)
         axes.append(ax)
-        start += across + gap
+        start += across + beside
     return axes

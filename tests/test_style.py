@@ -8,9 +8,14 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import missviz as mv
-from missviz import style
-from missviz.experiments.arguments import default_methods
-from missviz.style import _BY_PREFIX, method_style
+from missviz import published, style
+from missviz.experiments.arguments import core_methods, default_methods
+from missviz.explore import stored
+from missviz.explore.colinearity import methods as colinearity_methods
+from missviz.explore.pareto import NAMED
+from missviz.explore.rank import METHODS as RANK_METHODS
+from missviz.explore.reach import METHODS as REACH_METHODS
+from missviz.style import _BY_PREFIX, method_style, method_styles
 
 # Simulated full dichromacy, in linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
 VISION = {
@@ -60,15 +65,60 @@ def mode(request):
     mv.lecture(False)
 
 
+FIGURES = {
+    "race": [method.name for method in core_methods()],
+    "figure 2, published": [method.name for method in default_methods("published")] + ["Bat b=4"],
+    "figure 2, teacher": [method.name for method in default_methods("teacher")] + ["Bat b=4"],
+    "reach": list(REACH_METHODS),
+    "rank": list(RANK_METHODS),
+    "colinearity": list(colinearity_methods(4)),
+    "sharing": list(stored.sharing_methods(2)),
+    "lunch": [method.name for method in stored.budget_methods(256).values()],
+    "pareto": list(NAMED),
+    "published gradients": list(
+        dict.fromkeys(published.table("initial_gradients")["method"].tolist())
+    ),
+}
+"""The methods of every figure that draws several."""
+
+ROUND = {"o", "8", "h", "H", "p"}
+LIKE_DIAMONDS = {"D", "d", (4, 1, 0)}
+
+
 @pytest.mark.usefixtures("mode")
 @pytest.mark.parametrize("vision", VISION)
-@pytest.mark.parametrize("protocol", ["published", "teacher"])
-def test_the_methods_of_one_figure_differ_in_colour(vision: str, protocol: str) -> None:
-    names = [method.name for method in default_methods(protocol)] + ["Bat b=4"]
-    for one, other in itertools.combinations(names, 2):
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_methods_of_one_figure_differ_in_colour(vision: str, figure: str) -> None:
+    for one, other in itertools.combinations(FIGURES[figure], 2):
         colors = (method_style(name).color for name in (one, other))
         first, second = (lab(color, VISION[vision]) for color in colors)
         assert np.linalg.norm(first - second) > APART, (one, other)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_methods_of_one_figure_differ_in_shape(figure: str) -> None:
+    markers = [method_style(name).marker for name in FIGURES[figure]]
+    assert len(set(markers)) == len(markers)
+    for alike in (ROUND, LIKE_DIAMONDS):
+        assert sum(marker in alike for marker in markers) <= 1, markers
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_method_looks_the_same_in_every_figure(figure: str) -> None:
+    for name, found in method_styles(FIGURES[figure]).items():
+        assert found == method_style(name), name
+
+
+def test_ones_own_method_gives_way_to_those_of_the_house() -> None:
+    for own in ("my own", "GainMiSS r=4", "another one", "x"):
+        for name in _BY_PREFIX:
+            found = method_styles([own, name])
+            assert found[name] == method_style(name)
+            assert found[own].color != found[name].color, (own, name)
+            assert found[own].marker != found[name].marker, (own, name)
+    ranks = method_styles([f"LoRA r={rank}" for rank in range(1, 9)])
+    assert len({look.color for look in ranks.values()}) == 8
+    assert len({look.marker for look in ranks.values()}) == 8
 
 
 def test_methods_stand_out_on_dark() -> None:

@@ -13,16 +13,34 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from missviz.displays.base import Display
-from missviz.style import BLUE, FAINT, GREEN, ORANGE, paper, row_of_axes, text_scale
+from missviz.displays.labels import LETTER, ROW, WordsAbove
+from missviz.style import (
+    FAINT,
+    GREEN,
+    ORANGE,
+    PINK,
+    in_lecture,
+    ink,
+    paper,
+    row_of_axes,
+    text_scale,
+)
 
-COLORS = (ORANGE, BLUE, GREEN)
+COLORS = (ORANGE, PINK, GREEN)
 MARKERS = ("o", "^", "D")
 """One for each module whose spectrum is shown."""
-WIDTH = 11
-"""Of the figure, inches."""
+CONTROL_DASHES = ("--", ":", "-.")
+SPELT = {"--": "- -", ":": "· · ·", "-.": "- ·"}
+"""How a dash is written."""
 TALLEST = 12
 LONGEST_NAME = 18
 """Characters of a module's name in the picture; the end says more than the beginning."""
+MOST_TICKS = 6
+"""Beside the scale of colours."""
+MOST_NUMBERED = 24
+"""Cells with their value in them."""
+TALLEST_CELL = 2.0
+"""Height of a cell over its width; a single kind of module would fill the axes with bars."""
 MOST_LABELS = 8
 """Numbers of layers at the axis; more would run into each other."""
 
@@ -37,11 +55,12 @@ class Limits:
 
     @classmethod
     def of(cls, *tables: pd.DataFrame) -> "Limits":
-        """Those that hold all of these tables from `missviz.inspect_adapter`."""
+        """Those that hold all of these tables from `missviz.inspect_adapter`; colours only the
+        first, which the map shows."""
         values = [value for table in tables for row in table["singular_values"] for value in row]
         counts = [len(row) for table in tables for row in table["singular_values"]]
         return cls(
-            _room([size for table in tables for size in sizes_of(table)[1]], 1.2),
+            _room(sizes_of(tables[0])[1], 1.2),
             _room(values, 1.5),
             max(1, *counts),
         )
@@ -57,7 +76,7 @@ class AdapterDisplay(Display):
 
     Where W₀ is not known anywhere, the map shows ‖ΔW‖. Grey cells have ΔW = 0; where there is no
     module, or nothing could be measured, the map is empty. Both colours and singular values are on
-    logarithmic scales. Lines with dashes are a control's, in the same module.
+    logarithmic scales. Dashed lines in the colour of text are a control's, in the same module.
 
     Args:
         table: from `missviz.inspect_adapter`.
@@ -69,8 +88,8 @@ class AdapterDisplay(Display):
 
     Raises ValueError where a module is not in a table, or there are too many.
 
-    After `plot`: `im_`, `frames_`, `lines_`, `control_lines_`, `texts_` (the last three in the
-    order of `modules`), `axes_`, `figure_`.
+    After `plot`: `im_`, `numbers_` (values in the cells, where there are few), `frames_`, `lines_`,
+    `control_lines_`, `texts_` (the last three in the order of `modules`), `axes_`, `figure_`.
     """
 
     def __init__(
@@ -121,14 +140,29 @@ class AdapterDisplay(Display):
 
     def plot(self) -> "AdapterDisplay":
         """Draw into a figure of its own."""
-        height = min(TALLEST, max(4.0, 1.5 + 0.32 * len(self.kinds) * text_scale()))
+        height = min(TALLEST, max(3.4, 0.9 + 0.32 * len(self.kinds) * text_scale()))
+        # Two lines even without a control: a panel may have one at another setting.
+        lines = max(2, len(self.modules) * (1 + bool(self.control))) + in_lecture()
+        top = 0.4 + ROW * lines
+        left = 0.3 + LETTER * max(len(_short(kind)) for kind in self.kinds)
         self.axes_ = row_of_axes(
-            WIDTH, height, (3.2, 2.6), left=1.65, right=2.1, gap=1.25, bottom=0.6
+            11, height + top, (3.6, 3.4), left=left, right=0.15, gap=1.25, top=top
         )
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
+        self._words_above = WordsAbove(self.figure_, 2 * len(self.modules))
+        self.texts_ = self._words_above.texts[::2]
+        self.control_texts_ = self._words_above.texts[1::2]
+        for text, color in zip(self.texts_, COLORS, strict=False):
+            text.set_color(color)
         self._draw_map()
         self._draw_spectra()
-        self.outcome_ = [self.im_, *self.lines_, *self.control_lines_, *self.texts_]
+        self.outcome_ = [
+            self.im_,
+            *self.numbers_,
+            *self.lines_,
+            *self.control_lines_,
+            *self._words_above.texts,
+        ]
         self._fill()
         return self
 
@@ -138,7 +172,13 @@ class AdapterDisplay(Display):
         colors = colormaps["Blues"].with_extremes(bad=paper(), under=FAINT)
         norm = LogNorm(low, high)
         shape = len(self.kinds), len(self.layers)
-        self.im_ = ax.imshow(np.full(shape, np.nan), cmap=colors, norm=norm, aspect="auto")
+        cells = ax.bbox.height / max(shape[0], 1), ax.bbox.width / max(shape[1], 1)
+        tall = cells[0] > TALLEST_CELL * cells[1]
+        self.im_ = ax.imshow(
+            np.full(shape, np.nan), cmap=colors, norm=norm, aspect=TALLEST_CELL if tall else "auto"
+        )
+        numbered = len(self.places) if len(self.places) <= MOST_NUMBERED else 0
+        self.numbers_ = [ax.text(0, 0, "", ha="center", va="center") for _ in range(numbered)]
         step = math.ceil(len(self.layers) / MOST_LABELS)
         layers = ["–" if layer < 0 else str(layer) for layer in self.layers]
         ax.set_xticks(range(0, len(layers), step), layers[::step])
@@ -157,9 +197,9 @@ class AdapterDisplay(Display):
             ax.add_patch(frame)
         # By hand: a colour bar would take its room from the map's axes.
         place = ax.get_position()
-        left, width = place.x1 + 0.1 / WIDTH, 0.14 / WIDTH
+        across = self.figure_.get_figwidth() / text_scale()
+        left, width = place.x1 + 0.1 / across, 0.14 / across
         bar = self.figure_.add_axes((left, place.y0, width, place.height))
-        ticks = [low, math.sqrt(low * high), high]
         bar.imshow(
             np.geomspace(low, high, 64)[:, None],
             cmap=colors,
@@ -170,7 +210,9 @@ class AdapterDisplay(Display):
         )
         bar.set_xticks([])
         bar.yaxis.tick_right()
-        bar.set_yticks([0, 0.5, 1], [f"{tick:.1g}" for tick in ticks])
+        ticks = _round_numbers(low, high)
+        heights = [math.log(tick / low) / math.log(high / low) for tick in ticks]
+        bar.set_yticks(heights, [f"{tick:g}" for tick in ticks])
 
     def _draw_spectra(self) -> None:
         ax = self.axes_[1]
@@ -188,21 +230,10 @@ class AdapterDisplay(Display):
         )
         ax.set_yticks([], minor=True)
         slots = list(zip(COLORS, MARKERS, strict=True))[: len(self.modules)]
-        self.control_lines_ = [ax.plot([], [], ls="--", color=color)[0] for color, _ in slots]
-        self.lines_ = [ax.plot([], [], color=color, marker=mark, ms=4)[0] for color, mark in slots]
-        across = 1 + 0.15 * text_scale() / (ax.get_position().width * WIDTH)
-        self.texts_ = [
-            ax.text(
-                across,
-                1 - slot / len(slots),
-                "",
-                va="top",
-                color=color,
-                linespacing=1.3,
-                transform=ax.transAxes,
-                parse_math=False,
-            )
-            for slot, (color, _) in enumerate(slots)
+        self.lines_ = [ax.plot([], [], color=color, marker=mark)[0] for color, mark in slots]
+        self.control_lines_ = [
+            ax.plot([], [], ls=dash, color=ink())[0]
+            for dash, _ in zip(CONTROL_DASHES, slots, strict=False)
         ]
 
     def _fill(self) -> None:
@@ -211,20 +242,36 @@ class AdapterDisplay(Display):
             size = self.sizes[module]
             cells[self._cell(kind, layer)] = self.limits.sizes[0] / 10 if size == 0 else size
         self.im_.set_data(cells)
+        words: list[str] = []
         for slot, module in enumerate(self.modules):
             row, column = self._cell(*self.places[module])
             self.frames_[slot].set_xy((column - 0.5, row - 0.5))
             self.lines_[slot].set_data(*_curve(self.rows[module]))
             control = self.control.get(module)
             self.control_lines_[slot].set_data(*_curve(control))
-            words = [self._label(module), *_words(self.rows[module]).split(", ")]
-            if control is not None:
-                words += [f"- - {self.control_name}:", f"stable rank {control['stable_rank']:.1f}"]
-            self.texts_[slot].set_text("\n".join(words))
+            words.append(f"{self._label(module)}: {_words(self.rows[module])}")
+            stable = "" if control is None else f"{control['stable_rank']:.1f}"
+            dash = SPELT[CONTROL_DASHES[slot]]
+            words.append(f"{dash} {self.control_name}: stable rank {stable}" if stable else "")
+        self._words_above.set(*words)
+        self._fill_numbers()
+
+    def _fill_numbers(self) -> None:
+        low, high = self.limits.sizes
+        for text, (module, place) in zip(self.numbers_, self.places.items(), strict=False):
+            size = self.sizes[module]
+            row, column = self._cell(*place)
+            text.set_position((column, row))
+            text.set_text("" if math.isnan(size) else f"{size:.2g}")
+            deep = size > 0 and math.log(size / low) > 0.6 * math.log(high / low)
+            text.set_color("white" if deep else "black")
 
     def _label(self, module: str) -> str:
+        """Kind and layer; the name itself where both are numbers."""
         kind, layer = self.places[module]
-        return _short(kind) if layer < 0 else f"{_short(kind)} {layer}"
+        if layer < 0 or kind.isdecimal():
+            return _short(module)
+        return f"{_short(kind)} {layer}"
 
     def _cell(self, kind: str, layer: int) -> tuple[int, int]:
         return self.kinds.index(kind), self.layers.index(layer)
@@ -247,6 +294,17 @@ class AdapterDisplay(Display):
             for module in pinned.modules
             for line in self.axes_[1].plot(*_curve(pinned.rows[module]), **dotted)
         ]
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from low to high, and few enough to be read."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 5), (1,)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        found = [number for number in found if low <= number <= high]
+        if len(found) <= MOST_TICKS:
+            return found
+    return found[:: math.ceil(len(found) / MOST_TICKS)]
 
 
 def sizes_of(table: pd.DataFrame) -> tuple[str, list[float]]:

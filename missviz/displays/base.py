@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from missviz.displays.saving import save_figure
-from missviz.style import FAINT
+from missviz.style import CSS_PER_INCH, FAINT
 
 HIDDEN = "The outcome is hidden: guess first, then reveal it."
 
@@ -85,9 +85,11 @@ class Display:
         picture = io.BytesIO()
         self.figure_.savefig(picture, format="png")
         words = self.summary() if self.revealed_ else HIDDEN
+        # As wide as in a panel: a PNG does not say how many of its pixels an inch has.
+        width = round(CSS_PER_INCH * self.figure_.get_size_inches()[0])
         return (
             {"image/png": picture.getvalue(), "text/plain": words},
-            {"image/png": {"alt": words}},
+            {"image/png": {"alt": words, "width": width}},
         )
 
 

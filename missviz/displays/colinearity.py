@@ -16,6 +16,7 @@ from missviz.adapters.base import Adapter
 from missviz.analysis.shards import bat_cosine, mean_cosine, shard_cosines
 from missviz.analysis.spectra import spectrum, stable_rank
 from missviz.displays.base import Display
+from missviz.displays.colors import color_limit
 from missviz.displays.digits import Digits
 from missviz.style import DIVERGING, FAINT, ink, method_style, row_of_axes
 
@@ -47,9 +48,10 @@ class ColinearityDisplay(Display):
         origin: where the trained numbers are from: "after 100 steps".
         notice: what was left out, for the picture and the summary.
 
-    After `plot`: `ims_` (the first rows of ΔW and columns of each shard, in units of ΔW's largest
-    entry; the cosines), `digits_` (None beyond 8 shards), `points_` and `point_` (means, and the
-    present one), `law_`, `note_`, `axes_`, `figure_`.
+    After `plot`: `ims_` (the first rows of ΔW and columns of each shard, as shares of the largest
+    entry or, where few are far larger than all others, of the 99 % quantile; the cosines),
+    `digits_` (None beyond 8 shards), `points_` and `point_` (means, and the present one), `law_`,
+    `note_`, `axes_`, `figure_`.
 
     Raises ValueError where shapes don't fit, or `present` is no index.
     """
@@ -185,7 +187,7 @@ class ColinearityDisplay(Display):
     def plot(self) -> Self:
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.2, (1, 0.9, 1), left=0.1, right=0.15, bottom=0.85, top=0.35, gap=0.6
+            11, 4.0, (1.08, 1, 1), left=0.1, right=0.15, bottom=0.6, top=0.35, gap=(0.2, 0.65)
         )
         shards_ax, matrix_ax, _ = self.axes_
         self.figure_ = shards_ax.figure  # type: ignore[assignment]
@@ -199,14 +201,15 @@ class ColinearityDisplay(Display):
         if count <= MOST_WITH_GAPS:
             edges = np.arange(shown, columns, shown) - 0.5
             shards_ax.vlines(edges, -0.5, rows - 0.5, color="black", lw=1.2)
-        self.digits_ = Digits(matrix_ax, 0.65) if count <= MOST_WITH_DIGITS else None
+        self.digits_ = Digits(matrix_ax, 0.65, _cosine) if count <= MOST_WITH_DIGITS else None
         for ax in (shards_ax, matrix_ax):
             ax.set(xticks=[], yticks=[], facecolor=FAINT)
         part = "" if self._corner().size == self.delta.size else " (part)"
         shards_ax.set_xlabel(f"{count} shards of {self.width} column{'s' * (self.width > 1)}{part}")
         matrix_ax.set_xlabel("shard against shard")
         self._plot_curve()
-        self.note_ = self.figure_.text(0.01, 0.02, "", va="bottom")
+        # In the line of what is pinned, and the one above it.
+        self.note_ = self.figure_.text(0.01, 0.012, "", va="bottom", linespacing=1.2)
         self.outcome_ = [
             self.ims_[1],
             *(self.digits_.patches if self.digits_ else ()),
@@ -264,7 +267,7 @@ class ColinearityDisplay(Display):
         self._fill()
 
     def _fill(self) -> None:
-        self.ims_[0].set_data(self._corner() / (np.abs(self.delta).max() or 1.0))
+        self.ims_[0].set_data(self._corner() / color_limit(self.delta))
         self.ims_[1].set_data(np.ma.masked_invalid(self.cosines))
         if self.digits_:
             self.digits_.set(self.cosines)
@@ -287,6 +290,15 @@ class _Look:
         self.delta = delta
         self.cosines = shard_cosines(delta, width)
         self.values = spectrum(adapter)
+
+
+def _cosine(value: float) -> str:
+    """ ".98": two decimals, without the 0 that says nothing, and 1 where that is what is meant."""
+    sign = "-" if value < 0 else ""
+    if abs(value) > 1 - 1e-9:
+        return f"{sign}1"
+    size = min(abs(value), 0.994)  # rounded to 1.00 it would be a copy
+    return f"{sign if size >= 0.005 else ''}{size:.2f}".replace("0.", ".")
 
 
 def _two_digits(value: float) -> str:

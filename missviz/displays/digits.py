@@ -5,6 +5,7 @@ digits of a square are outlines in one path per colour.
 """
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -22,13 +23,16 @@ MOST_SCALE = 1.25
 
 
 class Digits:
-    """One number per cell of an image on `ax`, to one decimal; light on cells beyond `dark_from`.
+    """One number per cell of an image on `ax`; light on cells beyond `dark_from`.
 
-    `strings` holds what is shown, row by row; `patches` are the two artists.
+    `words` says how a number is written, by default to one decimal; `strings` holds what is shown,
+    row by row; `patches` are the two artists.
     """
 
-    def __init__(self, ax: Axes, dark_from: float) -> None:
-        self.dark_from = dark_from
+    def __init__(
+        self, ax: Axes, dark_from: float, words: Callable[[float], str] | None = None
+    ) -> None:
+        self.dark_from, self.words = dark_from, words or _one_decimal
         self.strings: list[str] = []
         nothing = Path(np.empty((0, 2)))
         self._black = PathPatch(nothing, facecolor="black", lw=0)
@@ -42,8 +46,7 @@ class Digits:
     ) -> None:
         """Show `values`, the first in the cell (row, column) `corner`; NaN cells stay empty."""
         self.strings = [
-            "" if np.isnan(value) else f"{value:.1f}".replace("-0.0", "0.0")
-            for value in values.flat
+            "" if np.isnan(value) else self.words(float(value)) for value in values.flat
         ]
         paths: dict[bool, list[Path]] = {True: [], False: []}
         for string, (cell, value) in zip(self.strings, np.ndenumerate(values), strict=True):
@@ -53,6 +56,10 @@ class Digits:
                 paths[bool(abs(value) > self.dark_from)].append(Path(placed, outline.codes))
         for patch, dark in ((self._white, True), (self._black, False)):
             patch.set_path(Path.make_compound_path(*paths[dark]))
+
+
+def _one_decimal(value: float) -> str:
+    return f"{value:.1f}".replace("-0.0", "0.0")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -21,6 +21,7 @@ from missviz.adapters.miss import MiSS
 from missviz.analysis.gradient_laws import column_correlation, lora_law, miss_law
 from missviz.analysis.gradients import initial_gradient_norms
 from missviz.displays.base import Display
+from missviz.displays.labels import Key
 from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE, LinearTask, linear_task
 from missviz.machine import one_thread
 from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
@@ -144,7 +145,7 @@ class GradientNormDisplay(Display):
 
     def plot(self) -> "GradientNormDisplay":
         """Draw into a figure of its own."""
-        self.axes_ = row_of_axes(11, 4.0, (1, 1), left=0.75, bottom=0.6, top=0.4, gap=0.85)
+        self.axes_ = row_of_axes(11, 4.3, (1, 1), left=0.75, top=0.7, gap=0.85)
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self._plot_norms(self.axes_[0])
         self._plot_runs(self.axes_[1])
@@ -163,22 +164,22 @@ class GradientNormDisplay(Display):
         ax.yaxis.set_major_formatter("{x:g}")
         ax.set(xlabel="rank r", ylabel="gradient / full fine-tuning's")
         full = method_style("full fine-tuning")
-        ax.plot([0.8, 1.3 * ranks[-1]], [1, 1], color=full.color, ls=full.linestyle, lw=1)
+        looks: list[dict[str, Any]] = [{"color": full.color, "ls": full.linestyle, "lw": 1.2}]
+        ax.plot([0.8, 1.3 * ranks[-1]], [1, 1], **looks[0])
         self.laws_: dict[str, Line2D] = {}
         self.points_: dict[str, Line2D] = {}
         self.intervals_: dict[str, LineCollection] = {}
         for family in FAMILIES:
             style = method_style(family)
             (self.laws_[family],) = ax.plot(ranks, np.ones(len(ranks)), color=style.color, lw=1.2)
-            (self.points_[family],) = ax.plot(
-                ranks, np.ones(len(ranks)), style.marker, color=style.color, ms=6, mfc="none"
-            )
+            look = {"color": style.color, "marker": style.marker, "mfc": "none"}
+            look |= {"ms": 7 * text_scale(), "mew": 1.4 * text_scale()}
+            (self.points_[family],) = ax.plot(ranks, np.ones(len(ranks)), ls="", **look)
+            looks.append({**look, "lw": 1.2})
             self.intervals_[family] = LineCollection([], colors=style.color, linewidths=2)
             ax.add_collection(self.intervals_[family], autolim=False)
-        lora, miss = (method_style(family).color for family in FAMILIES)
-        # Words instead of legends: a legend takes as long to draw as everything else.
-        self._gain_key = ax.text(0, 1.02, "", color=lora, transform=ax.transAxes)
-        ax.text(1, 1.02, "◇ MiSS", color=miss, ha="right", transform=ax.transAxes)
+        # Words beside samples: a legend takes as long to draw as everything else.
+        self._norm_key = Key(ax, looks)
 
     def _plot_runs(self, ax: Axes) -> None:
         steps = np.arange(len(self.curves["gain 1"]))
@@ -193,16 +194,13 @@ class GradientNormDisplay(Display):
         ax.yaxis.set_minor_locator(NullLocator())
         color = method_style("LoRA").color
         looks: dict[str, dict[str, Any]] = {
-            "gain 1": {"color": ink(), "lw": 1.2},
-            "same rate": {"color": color, "lw": 2.2},
-            "compensated": {"color": color, "ls": "", "marker": "o", "mfc": "none", "ms": 8},
+            "gain 1": {"color": ink(), "lw": 1.5 * text_scale()},
+            "same rate": {"color": color, "lw": 2.5 * text_scale()},
+            "compensated": {"color": color, "ls": "", "marker": "o", "mfc": "none"},
         }
+        looks["compensated"] |= {"ms": 10 * text_scale(), "mew": 2 * text_scale()}
         self.lines_ = {run: ax.plot(steps, steps + 1.0, **look)[0] for run, look in looks.items()}
-        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
-        place |= {"ha": "right", "va": "top"}
-        line = 14 * text_scale()
-        ax.annotate("─ gain 1", (1, 1), (-4, -4), **place)
-        self._run_key = ax.annotate("", (1, 1), (-4, -4 - line), color=color, **place)
+        self._run_key = Key(ax, list(looks.values()))
 
     def _fill(self) -> None:
         for family in FAMILIES:
@@ -214,10 +212,11 @@ class GradientNormDisplay(Display):
         for run, line in self.lines_.items():
             shown = np.arange(len(self.curves[run]))[:: EVERY if run == "compensated" else 1]
             line.set_data(shown, self.curves[run][shown])
-        self._gain_key.set_text(f"○ LoRA, gain {self.gain:g}")
-        self._run_key.set_text(
-            f"━ gain {self.gain:g}, same rate\n"
-            f"○ gain {self.gain:g}, rate/{self.divided_by} ({self.optimiser})"
+        self._norm_key.set("full fine-tuning", f"LoRA, gain {self.gain:g}", "MiSS")
+        self._run_key.set(
+            f"LoRA, gain 1 ({self.optimiser})",
+            f"gain {self.gain:g}, same rate",
+            f"gain {self.gain:g}, rate/{self.divided_by}",
         )
 
     def update(self, other: "GradientNormDisplay") -> None:

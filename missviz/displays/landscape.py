@@ -17,6 +17,8 @@ TRAININGS = ("both trained", "a frozen")
 EDGE = 2.5
 """The picture shows b and a from −2.5 to 2.5."""
 MOST_LOSS = 2.0
+DARK_BELOW = 1.0
+"""Colours of lower losses are dark."""
 RATE = 0.2
 
 
@@ -129,8 +131,8 @@ class LandscapeDisplay(Display):
         self.arrows_ = ax.quiver(
             *self._grid,
             *np.zeros((2, *self._grid[0].shape)),
-            color="black",
-            alpha=0.45,
+            # To be seen on dark and on light.
+            color=np.where(loss(*self._grid).ravel() < DARK_BELOW, "#ffffff99", "#00000080"),
             angles="xy",
             scale_units="xy",
             scale=1,

@@ -1,6 +1,8 @@
 """Cost against accuracy: where the front runs, and how sure it is who is on it."""
 
+import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +15,14 @@ from matplotlib.path import Path
 
 from missviz.analysis.pareto import FrontUnderNoise, front_under_noise
 from missviz.displays.base import Display
-from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
+from missviz.displays.labels import beside_marks
+from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
 
 LOW, HIGH = 0.29, 0.575
 """Accuracies shown; what is lower stands at the lower edge, as a triangle."""
-LABELLED = {"MiSS": -1, "LoRA": 1}
-"""Families named beside their marks: above to the left of it, or below to the right."""
 MOST_TICKS = 5
+CUT = 0.06
+"""Width of a stretch that is cut out of the axis of costs, as a share of the uncut axis."""
 HALO = 330
 """Area of a halo, in square points, at P = 1."""
 
@@ -29,7 +32,8 @@ class ParetoDisplay(Display):
 
     The band is where 90 % of the repetitions have the front: at each cost the best accuracy that
     it can buy. Both pictures draw a method in the same colour and marker, so the second is the
-    legend of the first. Costs are on a logarithmic scale from one edge of the axis to the other.
+    legend of the first; in the first a method has its name where that covers nothing. Costs are on
+    a logarithmic scale from one edge of the axis to the other.
 
     Args:
         costs, accuracies: of each method; lower and higher are better.
@@ -37,13 +41,14 @@ class ParetoDisplay(Display):
         front: P(on the front), and the band (`missviz.analysis.pareto`).
         cost: what the costs are, for the axis.
         limits: costs at the two edges.
+        cut: costs between which there is nothing, so that the axis is cut; None: it is whole.
         ticks: costs that are marked, with their labels.
         noise: what was repeated, for the title.
         note: where the figures come from.
 
     After `plot`: `dots_`, `marks_` and `bars_` by name, `halos_`, `band_`, `axes_`, `figure_`.
 
-    Raises ValueError where a cost is outside the limits, or lengths differ.
+    Raises ValueError where a cost is outside the limits or in the cut, or lengths differ.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class ParetoDisplay(Display):
         ticks: Mapping[float, str],
         noise: str,
         note: str = "",
+        cut: tuple[float, float] | None = None,
     ) -> None:
         if not len(costs) == len(accuracies) == len(names) == len(front.probability):
             raise ValueError(
@@ -69,6 +75,9 @@ class ParetoDisplay(Display):
             raise ValueError(
                 f"limits={limits} do not hold {cost} from {min(costs)} to {max(costs)}"
             )
+        if cut is not None and ((costs > cut[0]) & (costs < cut[1])).any():
+            raise ValueError(f"cut={cut} leaves out {cost} that are there")
+        self.cut = cut
         self.costs, self.accuracies, self.names, self.front = costs, accuracies, names, front
         self.cost, self.limits, self.ticks, self.noise, self.note = cost, limits, ticks, noise, note
 
@@ -96,7 +105,7 @@ class ParetoDisplay(Display):
     def plot(self) -> "ParetoDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.6, (5.2, 2.2), left=0.75, right=0.3, bottom=0.55, top=0.4, gap=1.65
+            11, 4.7, (5.6, 2.0), left=0.7, right=0.3, bottom=0.55, top=0.4, gap=1.5
         )
         field, bars = self.axes_
         self.figure_ = field.figure  # type: ignore[assignment]
@@ -118,7 +127,8 @@ class ParetoDisplay(Display):
         bars.tick_params(axis="y", length=0)
         self.band_ = PathPatch(Path(np.zeros((1, 2))), color=ink(), alpha=0.3, lw=1.2)
         field.add_patch(self.band_)
-        colors = [method_style(name).color if name else FAINT for name in self.names]
+        styles = method_styles(name for name in self.names if name)
+        colors = [styles[name].color if name else FAINT for name in self.names]
         nowhere = np.zeros(len(colors))
         self.halos_ = field.scatter(nowhere, nowhere, nowhere, c=colors, alpha=0.4, lw=0)
         size = 8 * text_scale()
@@ -127,24 +137,25 @@ class ParetoDisplay(Display):
         ]
         self.marks_, self.bars_, self.texts_ = {}, {}, {}
         for row, n in enumerate(named):
-            name, style = self.names[n], method_style(self.names[n])
+            name = self.names[n]
+            style = styles[name]
             look = {"marker": style.marker, "color": style.color, "ms": size, "mew": 1.6}
             (self.marks_[name],) = field.plot([], [], ls="", **look)
             (self.bars_[name],) = bars.plot([], [], lw=2.2 * text_scale(), markevery=[1], **look)
             self.bars_[name].set_ydata([row, row])
-            family = name.split(" r=")[0]
-            if family in LABELLED:
-                side = LABELLED[family]
-                self.texts_[name] = field.annotate(
-                    family,
-                    (0, 0),
-                    xytext=(6 * side * text_scale(), -6 * side * text_scale()),
-                    textcoords="offset points",
-                    ha="left" if side > 0 else "right",
-                    va="top" if side > 0 else "bottom",
-                    color=style.color,
-                    weight="bold",
-                )
+            self.texts_[name] = field.annotate(
+                "",
+                (0, 0),
+                xycoords="axes fraction",
+                ha="center",
+                va="center",
+                color=style.color,
+                weight="bold",
+                parse_math=False,
+            )
+        self.cut_marks_ = LineCollection([], colors=ink(), linewidths=1.2, transform=edge)
+        self.cut_marks_.set_clip_on(False)
+        field.add_collection(self.cut_marks_, autolim=False)
         self.outcome_ = [self.band_, self.halos_, *self.bars_.values()]
         if self.note:
             self.figure_.text(0.005, 0.012, self.note, fontsize="small", color=FAINT)
@@ -170,12 +181,13 @@ class ParetoDisplay(Display):
     def update(self, other: "ParetoDisplay") -> None:
         """Show other costs or another front of the same methods."""
         self.costs, self.accuracies, self.front = other.costs, other.accuracies, other.front
-        self.cost, self.limits, self.ticks, self.noise = (
+        self.cost, self.limits, self.ticks, self.cut = (
             other.cost,
             other.limits,
             other.ticks,
-            other.noise,
+            other.cut,
         )
+        self.noise = other.noise
         self._fill()
 
     def _fill(self) -> None:
@@ -183,6 +195,10 @@ class ParetoDisplay(Display):
         self.cost_.set_text(self.cost)
         across = self._across(list(self.ticks))
         self.tick_marks_.set_data(across, np.zeros(len(across)))
+        middles = [] if self.cut is None else self._across(self.cut).mean() + np.array([0, 0.012])
+        self.cut_marks_.set_segments(
+            [[(middle - 0.012, -0.02), (middle + 0.004, 0.02)] for middle in middles]
+        )
         # As many texts as any cost needs; those left over stay empty.
         shown = [*zip(across, self.ticks.values(), strict=True)]
         shown += [(0, "")] * (MOST_TICKS - len(shown))
@@ -201,15 +217,37 @@ class ParetoDisplay(Display):
             if name:
                 self.marks_[name].set_data(*places[n : n + 1].T)
                 self.bars_[name].set_xdata([0, chance[n]])
-            if name in self.texts_:
-                self.texts_[name].xy = places[n]
+        self._place_names(places)
         low, high = self._edges()
         self.band_.set_path(Path(np.concatenate([low, high[::-1]]), closed=False))
+
+    def _place_names(self, places: Float[np.ndarray, "method 2"]) -> None:
+        field = self.axes_[0]
+        room = field.bbox.size
+        point = text_scale() * self.figure_.dpi / 72
+        marks = field.transData.transform(places) - field.bbox.p0
+        radius = np.array([4.5 if name else 3.0 for name in self.names])[:, None] * point
+        named = [n for n, name in enumerate(self.names) if name]
+        short = [_family(self.names[n]) for n in named]
+        sizes = np.array([(7 * len(name) + 3, 10.5) for name in short]).reshape(-1, 2) * point
+        taken = np.hstack([marks - radius, marks + radius])
+        middles = beside_marks(marks[named], sizes, taken, room, 6 * point)
+        for n, name, middle in zip(named, short, middles, strict=True):
+            text = self.texts_[self.names[n]]
+            text.set_text(name if middle else "")
+            text.xy = text.xyann = np.array(middle or (0, 0)) / room
 
     def _across(self, costs: Sequence[float] | np.ndarray) -> Float[np.ndarray, " cost"]:
         """Places on the axis, 0 to 1."""
         low, high = self.limits
-        return np.log(np.asarray(costs, dtype=float) / low) / math.log(high / low)
+        places = np.log(np.asarray(costs, dtype=float) / low) / math.log(high / low)
+        if self.cut is None:
+            return places
+        first, last = (math.log(cost / low) / math.log(high / low) for cost in self.cut)
+        whole = 1 - (last - first) + CUT
+        return (
+            np.interp(places, [0, first, last, 1], np.array([0, first, first + CUT, whole])) / whole
+        )
 
     def _edges(self) -> tuple[Float[np.ndarray, "corner 2"], Float[np.ndarray, "corner 2"]]:
         """Lower and upper edge of the band, as stairs that go up where something costs more."""
@@ -220,3 +258,8 @@ class ParetoDisplay(Display):
             return np.stack([across, np.repeat(np.maximum(heights, LOW), 2)], axis=-1)
 
         return stairs(self.front.low), stairs(self.front.high)
+
+
+def _family(name: str) -> str:
+    """A name without its numbers: "MiSS mini" for "MiSS mini 64×64"."""
+    return " ".join(itertools.takewhile(lambda word: not re.search(r"=|\d×", word), name.split()))

@@ -6,7 +6,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from missviz import published
 from missviz.displays.base import Display
-from missviz.style import ink, method_style, row_of_axes
+from missviz.style import ink, method_styles, row_of_axes, text_scale
 
 
 class PublishedGradientsDisplay(Display):
@@ -46,29 +46,31 @@ class PublishedGradientsDisplay(Display):
 
     def plot(self) -> "PublishedGradientsDisplay":
         """Draw into a figure of its own."""
-        (ax,) = row_of_axes(8, 4.2, left=0.7, right=2.1, bottom=0.6)
+        (ax,) = row_of_axes(8, 4.2, left=0.7, right=2.2, top=0.35)
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
         ranks = sorted(self.table["rank"].dropna().unique())
         edges = np.array([0.8 * ranks[0], 1.25 * ranks[-1]])
-        lora = method_style("LoRA")
+        styles = method_styles(dict.fromkeys(map(str, self.table["method"])))
+        lora = styles["LoRA"]
         (self.law_,) = ax.plot(
             edges, self.constant * np.sqrt(edges), color=lora.color, lw=1.2, label="c √r by LoRA's"
         )
         self.points_ = {}
         for name, rows in self.table.groupby("method", sort=False):
-            method, style = str(name), method_style(str(name))
+            method, style = str(name), styles[str(name)]
             if rows["rank"].isna().all():
                 rank, norm = edges, np.repeat(rows["norm"].iloc[0], 2)
                 look = {"ls": style.linestyle, "lw": 1.2}
             else:
                 rank, norm = rows["rank"], rows["norm"]
-                look = {"ls": "", "marker": style.marker, "mfc": "none", "ms": 8, "mew": 1.6}
+                look = {"ls": "", "marker": style.marker, "mfc": "none"}
+                look |= {"ms": 8 * text_scale(), "mew": 1.6 * text_scale()}
             (self.points_[method],) = ax.plot(rank, norm, color=style.color, label=method, **look)
         ax.set(xscale="log", yscale="log", xlim=edges, ylim=(1.5, 40))
         ax.set(xlabel="rank r", ylabel="norm of the first gradient")
-        ax.set_title("as published: Llama2-7B, DiSHA Fig. 1", color=ink())
+        ax.set_title("as published: Llama2-7B, DiSHA Fig. 1", color=ink(), fontsize="medium")
         for axis, places in ((ax.xaxis, ranks), (ax.yaxis, [2, 5, 10, 20, 40])):
             axis.set(major_locator=FixedLocator(places), minor_locator=NullLocator())
             axis.set_major_formatter("{x:g}")
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=2.6)
         return self

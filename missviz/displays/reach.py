@@ -1,5 +1,6 @@
 """How much of a wanted update each method can be, against the numbers that it trains."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from matplotlib.artist import Artist
-from matplotlib.collections import LineCollection
 
 from missviz.adapters.base import Method
 from missviz.analysis.reach import reach
 from missviz.displays.base import Display
-from missviz.style import DIVERGING, FAINT, ink, method_style, row_of_axes, text_scale
+from missviz.displays.colors import beyond, color_limit
+from missviz.style import DIVERGING, FAINT, ink, method_styles, row_of_axes, text_scale
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class ReachDisplay(Display):
         name: of M.
         reaches: per method, in the order of the second picture.
         rank: the one that is marked.
-        limit: colours of M run from −limit to limit; None means its largest magnitude.
+        limit: colours of M run from −limit to limit; None means its largest magnitude, or, where
+            few entries are far larger than all others, the 99 % quantile.
 
     After `plot`: `im_`, `lines_` and `bars_` by method, `axes_`, `figure_`.
     """
@@ -67,7 +69,7 @@ class ReachDisplay(Display):
                 f"rank={rank} was not computed; choose from {', '.join(map(str, known))}"
             )
         self.target, self.name, self.reaches, self.rank = target, name, dict(reaches), rank
-        self.limit = limit or float(np.abs(target).max())
+        self.limit = limit or color_limit(target)
 
     @classmethod
     def from_target(
@@ -107,7 +109,7 @@ class ReachDisplay(Display):
     def plot(self) -> "ReachDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.0, (2.9, 3.7, 2.2), left=0.1, right=0.25, bottom=0.55, top=0.4, gap=0.97
+            11, 4.0, (2.6, 3.8, 2.3), left=0.1, right=0.27, bottom=0.55, top=0.4, gap=(0.86, 1.0)
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]
@@ -132,8 +134,7 @@ class ReachDisplay(Display):
         bars.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
         curves.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
         self.lines_, self.bars_ = {}, {}
-        for name in self.reaches:
-            style = method_style(name)
+        for name, style in method_styles(self.reaches).items():
             look: dict[str, Any] = {"color": style.color, "ls": style.linestyle}
             look |= {"marker": style.marker, "mec": ink(), "mew": 0.6, "ms": 8 * text_scale()}
             (self.lines_[name],) = curves.plot([], [], **look)
@@ -143,18 +144,16 @@ class ReachDisplay(Display):
         return self
 
     def ghost(self, pinned: "ReachDisplay") -> list[Artist]:
-        """Grey lines, and grey strokes across the bars."""
-        _, curves, bars = self.axes_
-        drawn = [np.column_stack([r.num_parameters, r.shares]) for r in pinned.reaches.values()]
-        lines = LineCollection(drawn, colors=FAINT, linewidths=0.9, zorder=1.5)
-        curves.add_collection(lines, autolim=False)
+        """Grey strokes across the bars: as many grey curves again could not be told apart."""
+        bars = self.axes_[2]
         ends = [
             (found.shares[at], row)
             for row, found in enumerate(pinned.reaches.values())
             if (at := found.at(pinned.rank)) is not None
         ]
-        (strokes,) = bars.plot(*np.transpose(ends), "|", color=FAINT, ms=18, mew=3, zorder=1.5)
-        return [lines, strokes]
+        return bars.plot(
+            *np.transpose(ends), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
+        )
 
     def update(self, other: "ReachDisplay") -> None:
         """Show another target of the same shape and limit, or another rank, of the same methods."""
@@ -165,6 +164,8 @@ class ReachDisplay(Display):
     def _fill(self) -> None:
         self.im_.set_data(self.target)
         self.axes_[0].set_title(f"M: {self.name}")
+        # Below the square, wherever its axes leave room.
+        self.axes_[0].set_xlabel("\n".join(textwrap.wrap(beyond(self.limit, self.target), 24)))
         self.axes_[2].set_title(f"at rank {self.rank}")
         for row, (name, found) in enumerate(self.reaches.items()):
             at = found.at(self.rank)

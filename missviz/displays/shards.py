@@ -17,7 +17,6 @@ from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.shards import shard_sums
 from missviz.displays.base import Display
 from missviz.displays.digits import Digits
-from missviz.displays.update import MOST_WITH_DIGITS
 from missviz.style import (
     BLUE,
     DIVERGING,
@@ -41,7 +40,11 @@ COLORS = ("entry", "value")
 TRACED, OTHER = 0.8, 0.3
 """How much hue a cell has, the rest being white: digits on it are black. Bars have more."""
 
-BARS = 3
+MOST_WITH_DIGITS = 12
+MOST_WITH_LARGE_TICKS = 9
+LEAST_VOID = 3
+"""Cells across, from which on there is room to say why nothing is there."""
+BARS = 2
 """Room for the bars beside a vector, in cells."""
 MIDDLE = (1 + BARS) / 2
 """From the middle of a vector's cell to the zero line of its bar."""
@@ -58,7 +61,7 @@ class ShardDisplay(Display):
     Right, the long way: ΔW, above it x, beside it ΔW x. One column of ΔW, that with the pointer,
     is traced: it and its copies are outlined, and with them the places of x that are summed. Where
     rows are shared nothing of x is summed, D x has one number per row of D, and a row is traced.
-    Digits in cells up to 8 × 8.
+    Digits in cells up to 12 × 12.
 
     Args:
         D: (out, r); with shared rows (r, in). r is at most 8, the number of hues.
@@ -185,12 +188,15 @@ class ShardDisplay(Display):
 
     def plot(self) -> "ShardDisplay":
         """Draw into a figure of its own."""
-        self.axes_ = row_of_axes(11, 5.6, (1, 1), left=0.4, right=0.1, bottom=0.6, top=0.4, gap=0.4)
+        self.axes_ = row_of_axes(
+            11, 5.4, (1, 1), left=0.4, right=0.1, bottom=0.5, top=0.35, gap=0.4
+        )
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self.short_, self.long_ = (
             _Way(ax, self.delta.shape, self.limits, self.largest) for ax in self.axes_
         )
         self.axes_[0].set_xlabel("columns of D")
+        self._draw_void()
         self.axes_[1].set_xlabel("columns of ΔW")
         (self.pointer_,) = self.axes_[1].plot([], [], color=ink(), ls="", clip_on=False)
         self.outcome_ = [
@@ -201,6 +207,13 @@ class ShardDisplay(Display):
         ]
         self._fill()
         return self
+
+    def _draw_void(self) -> None:
+        """The outline of what D fills of W's cells, and why the rest is empty."""
+        ax, (rows, columns) = self.axes_[0], self.delta.shape
+        look = {"fill": False, "ec": FAINT, "ls": (0, (2, 3)), "lw": 1.2, "zorder": 0.5}
+        ax.add_patch(Rectangle((-0.5, BARS + 0.5), columns, rows, **look))
+        self.void_ = ax.text(0, 0, "", ha="center", va="center", color=FAINT)
 
     def ghost(self, pinned: "ShardDisplay") -> list[Artist]:
         """Grey lines where the bars of y = ΔW x ended: y alone means the same in every layout."""
@@ -224,11 +237,22 @@ class ShardDisplay(Display):
             self.pointer_.set_data([self.trace], [BARS + len(self.delta) + 0.7])
         else:
             self.pointer_.set_data([-0.7], [1 + BARS + self.trace])
+        self._fill_void()
         self.pointer_.set_marker("^" if by_columns else ">")
         self.axes_[0].set_title(
             "short way: y = D S" if by_columns else "short way: D x, then copied"
         )
-        self.axes_[1].set_title(f"long way: y = ΔW x, {self.name}")
+        self.axes_[1].set_title(f"long way: ΔW x, {self.name}")
+
+    def _fill_void(self) -> None:
+        (out, in_), (rows, columns) = self.delta.shape, self.D.shape
+        beside, below = in_ - columns, out - rows
+        place = (columns + in_ - 1) / 2, (rows + out - 1) / 2
+        x, y = (place[0], (out - 1) / 2) if beside else ((in_ - 1) / 2, place[1])
+        self.void_.set_position((x, y + BARS + 1))
+        shown = beside >= LEAST_VOID or (not beside and below >= LEAST_VOID)
+        self.void_.set_text(f"nothing here:\nD is {rows} × {columns}" if shown else "")
+        self.short_.number(rows, columns)
 
 
 class _Way:
@@ -248,24 +272,29 @@ class _Way:
         rows, columns = shape
         below, beside = 1 + BARS, columns + BARS
         with_digits = max(shape) <= MOST_WITH_DIGITS
-        # All of W's cells: where D is smaller nothing is trained.
-        box = (-0.5, below - 0.5), columns, rows
-        ax.add_patch(Rectangle(*box, facecolor=FAINT, alpha=0.15, lw=0, zorder=0))
         self.matrix = _Cells(ax, (below, 0), with_digits, largest)
-        self.vector = _Vector(ax, (0, 0), columns, with_digits, limits[0])
-        self.product = _Vector(ax, (below, beside), rows, with_digits, limits[1], upright=True)
+        self.vector = _Vector(ax, (0, 0), with_digits, limits[0])
+        self.product = _Vector(ax, (below, beside), with_digits, limits[1], upright=True)
         ax.set(
             aspect="equal",
             xlim=(-0.5, beside + 0.5),
             ylim=(below + rows - 0.5, -0.5),
-            xticks=[*range(columns), beside],
-            xticklabels=[*map(str, range(columns)), "y"],
-            yticks=range(below, below + rows),
-            yticklabels=map(str, range(rows)),
         )
+        self.ax, self.below, self.beside = ax, below, beside
+        self.numbered: tuple[int, int] | None = None
+        self.number(rows, columns)
         self.label = ax.text(-1, 0, "x", ha="center", va="center")
-        ax.tick_params(length=0, pad=10)
+        small = max(shape) > MOST_WITH_LARGE_TICKS
+        ax.tick_params(length=0, pad=8, labelsize="small" if small else "medium")
         ax.spines[:].set_visible(False)
+
+    def number(self, rows: int, columns: int) -> None:
+        """Number so many rows and columns of the matrix, from 0."""
+        if self.numbered != (rows, columns):  # new labels redraw the axis
+            self.numbered = rows, columns
+            places = [*range(columns), self.beside]
+            self.ax.set_xticks(places, [*map(str, range(columns)), "y"])
+            self.ax.set_yticks(range(self.below, self.below + rows), map(str, range(rows)))
 
     def set(
         self,
@@ -337,7 +366,6 @@ class _Vector(_Cells):
         self,
         ax: Axes,
         corner: tuple[int, int],
-        places: int,
         with_digits: bool,
         limit: float,
         *,
@@ -348,8 +376,8 @@ class _Vector(_Cells):
         self.bars = PolyCollection([], lw=0)
         ax.add_collection(self.bars, autolim=False)
         self.artists.append(self.bars)
-        zero = list(self._corners(np.zeros(places))[:, :2])
-        ax.add_collection(LineCollection(zero, colors=FAINT, lw=1), autolim=False)
+        self.zeros = LineCollection([], colors=FAINT, lw=1)
+        ax.add_collection(self.zeros, autolim=False)
 
     def set(
         self,
@@ -359,6 +387,7 @@ class _Vector(_Cells):
     ) -> None:
         super().set(values, hues, traced)
         self.bars.set_verts(list(self._corners(values.ravel())))
+        self.zeros.set_segments(list(self._corners(np.zeros(values.size))[:, :2]))
         self.bars.set_facecolor(_tints(traced, 0.2)[hues.ravel()])
 
     def mark_ends(self, values: Float[np.ndarray, " places"]) -> LineCollection:

@@ -94,7 +94,7 @@ class SharingDisplay(Display):
     def plot(self) -> "SharingDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.2, (2.0, 4.2, 2.3), left=0.15, right=0.3, bottom=0.55, top=0.4, gap=1.2
+            11, 4.2, (2.0, 3.9, 2.4), left=0.1, right=0.3, top=0.4, gap=(0.85, 1.2)
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]
@@ -133,15 +133,12 @@ class SharingDisplay(Display):
         return self
 
     def ghost(self, pinned: "SharingDisplay") -> list[Artist]:
-        """Grey lines, and grey strokes across the bars."""
-        _, curves, bars = self.axes_
-        by_method = [curve for _, curve in pinned.curves.groupby("method", sort=False)]
-        drawn = [curve[["alike", "mean"]].to_numpy() for curve in by_method]
-        lines = LineCollection(drawn, colors=FAINT, linewidths=0.9, zorder=1.5)
-        curves.add_collection(lines, autolim=False)
+        """Grey strokes across the bars: as many grey curves again could not be told apart."""
+        bars = self.axes_[2]
         ends = pinned.curves[pinned.curves["alike"] == pinned.alike]["mean"]
-        (strokes,) = bars.plot(ends, range(len(ends)), "|", color=FAINT, ms=18, mew=3, zorder=1.5)
-        return [lines, strokes]
+        return bars.plot(
+            ends, range(len(ends)), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
+        )
 
     def update(self, other: "SharingDisplay") -> None:
         """Show other targets of the same shape, another c, or other curves of the same methods."""

@@ -1,7 +1,6 @@
 """Singular values of ΔW beside those of W₀ and W₀ + ΔW, and how much each direction carries."""
 
 import copy
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,21 +10,21 @@ import torch
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from missviz.adapters.base import Adapter
 from missviz.adapters.fixed_factor import FixedFactorAdapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.analysis.spectra import energy, spectrum, stable_rank
 from missviz.displays.base import Display
-from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
+from missviz.displays.labels import ROW, WordsAbove, lying_on_one_another
+from missviz.style import FAINT, in_lecture, ink, method_styles, row_of_axes, text_scale
 
 ZERO = 1e-6
 """Singular values below this share of W₀'s largest count as zero: float32, in which weights are
 kept and trained, cannot tell them from rounding."""
-WIDTH = 11
-"""Of the figure, inches."""
-LINE = 25
-"""Characters of a notice before it is broken."""
+MARKS = 8
+"""Markers per factor of ten in n; more would hide the line."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Spectrum:
 class SpectrumDisplay(Display):
     """σ(ΔW), σ(W₀) and σ(W₀ + ΔW) on logarithmic axes; share of Σσ² in the first n; ranks in words.
 
-    Where ΔW is made of a smaller trained D, open markers show σ(D). The band at the bottom is
+    Where ΔW is made of a smaller trained D, open markers show σ(D). The grey band is
     numerical zero: what lies in it is drawn in its middle. ΔW = 0 has no spectrum to draw.
 
     Args:
@@ -88,7 +87,7 @@ class SpectrumDisplay(Display):
         top: upper limit of singular values; None means a little above all that is shown.
 
     After `plot`: `base_line_`; `delta_lines_`, `moved_lines_`, `small_lines_`, `energy_lines_` and
-    `texts_` in the order of `spectra`; `axes_`, `figure_`.
+    `texts_` in the order of `spectra`; `notice_text_`, `axes_`, `figure_`.
     """
 
     def __init__(
@@ -148,7 +147,10 @@ class SpectrumDisplay(Display):
 
     def plot(self) -> "SpectrumDisplay":
         """Draw into a figure of its own."""
-        self.axes_ = row_of_axes(WIDTH, 4.0, (4, 2.6), left=0.75, right=2.45, gap=0.8, top=0.2)
+        top = 0.15 + ROW * (2 + len(self.spectra) + in_lecture())  # one line may be broken
+        self.axes_ = row_of_axes(
+            11, 3.6 + top, (4, 3), left=0.75, right=0.15, gap=0.85, top=top, bottom=0.5
+        )
         values, shares = self.axes_
         self.figure_ = values.figure  # type: ignore[assignment]
         count = len(self.base)
@@ -164,8 +166,8 @@ class SpectrumDisplay(Display):
             ["0", *(f"$10^{{{decade}}}$" for decade in decades)],
         )
         values.set_yticks([], minor=True)
-        values.axhspan(self.zero / 10, self.zero, color=FAINT, alpha=0.35, lw=0)
-        shares.set(ylim=(0, 1.05), ylabel="share of Σσ² in the first n")
+        self.zero_band_ = values.axhspan(self.zero / 10, self.zero, **_zero())
+        shares.set(ylim=(0, 1.05), ylabel="share of Σσ² up to n")
         shares.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
         self._draw_lines()
         self._draw_words()
@@ -196,29 +198,46 @@ class SpectrumDisplay(Display):
         self.energy_lines_ = [shares.plot([], [])[0] for _ in slots]
 
     def _draw_words(self) -> None:
-        shares = self.axes_[1]
+        """Above the axes: what is shown, a line for each update, and the lines' meaning."""
+        self._words_above = WordsAbove(self.figure_, 1 + len(self.spectra))
+        self.notice_text_, *self.texts_ = self._words_above.texts
         samples = {
             "W₀": Line2D([], [], color=ink()),
+            "numerical zero": Patch(**_zero()),
             "W₀ + ΔW": Line2D([], [], color=FAINT, **_broad()),
             "ΔW": Line2D([], [], color=FAINT, marker="o"),
             "D": Line2D([], [], color=FAINT, marker="o", mfc="none", ls=""),
         }
-        # Beside its axes, so that a panel draws it once.
-        place: dict[str, Any] = {"bbox_to_anchor": (1.02, 1.03), "loc": "upper left"}
-        shares.legend(samples.values(), samples, frameon=False, borderpad=0.2, **place)
-        step = 0.66 / len(self.spectra)
-        across = 1 + 0.15 * text_scale() / (shares.get_position().width * WIDTH)
-        self.texts_ = [
-            shares.text(
-                across,
-                0.6 - step * slot,
-                "",
-                va="top",
-                linespacing=1.3,
-                transform=shares.transAxes,
-            )
-            for slot in range(len(self.spectra))
+        # Outside its axes, so that a panel draws it once. What may be absent stands last.
+        legend = self.axes_[0].legend(
+            samples.values(),
+            samples,
+            ncols=len(samples),
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            frameon=False,
+            handlelength=2.5,
+            columnspacing=1.4,
+            borderpad=0.1,
+        )
+        self._legend = [
+            [handle, text]
+            for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
         ]
+
+    def _fill_legend(self) -> None:
+        """Only what is drawn."""
+        drawn = [
+            True,
+            True,
+            any(len(line.get_xdata()) for line in self.moved_lines_),
+            any(len(line.get_xdata()) for line in self.delta_lines_),
+            any(len(line.get_xdata()) for line in self.small_lines_),
+        ]
+        for entry, shown in zip(self._legend, drawn, strict=True):
+            for artist in entry:
+                if artist.get_visible() != shown:  # the legend is drawn anew
+                    artist.set_visible(shown)
 
     def ghost(self, pinned: "SpectrumDisplay") -> list[Artist]:
         """The pinned ΔW's singular values and shares as dotted grey lines."""
@@ -261,11 +280,30 @@ class SpectrumDisplay(Display):
                 line.set_color(style.color)
             for line in (self.delta_lines_[slot], self.small_lines_[slot]):
                 line.set_marker(style.marker)
-            text = self.texts_[slot]
-            text.set_color(style.color)
-            words = "ΔW: none" if of is None else self._words(of, "\n")
-            notice = self.notice if slot == len(self.spectra) - 1 else ""
-            text.set_text("\n".join([name, words, *textwrap.wrap(notice, LINE)]))
+                line.set_markevery(_marked(len(line.get_xdata())))
+            self.texts_[slot].set_color(style.color)
+        self._fill_words()
+        self._fill_legend()
+
+    def _fill_words(self) -> None:
+        lines = dict(zip(self.spectra, self.delta_lines_, strict=True))
+        over = {name: group[0] for group in lying_on_one_another(lines) for name in group[1:]}
+        words = [self.notice]
+        for name, of in self.spectra.items():
+            said = "ΔW: none" if of is None else self._words(of, ", ")
+            on = f", on the line of {over[name]}" if name in over else ""
+            words.append(f"{name}: {said}{on}")
+        self._words_above.set(*words)
+
+
+def _marked(count: int) -> list[int]:
+    """Which of the first `count` points have a marker, evenly on a logarithmic axis."""
+    steps = np.geomspace(1, max(count, 1), 1 + int(MARKS * np.log10(max(count, 1))))
+    return [int(n) - 1 for n in np.unique(steps.round()) if n <= count]
+
+
+def _zero() -> dict[str, Any]:
+    return {"color": FAINT, "alpha": 0.35, "lw": 0}
 
 
 def _broad() -> dict[str, Any]:

@@ -76,9 +76,7 @@ class TargetsDisplay(Display):
         rows, columns = self.shares.shape
         own = ax is None
         if ax is None:
-            (ax,) = row_of_axes(
-                4.0 + 1.25 * columns, 2.0 + 0.5 * rows, left=1.75, bottom=0.95, top=0.4
-            )
+            (ax,) = row_of_axes(4.0 + 1.25 * columns, 1.6 + 0.5 * rows, left=1.75, top=0.4)
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
         self.im_ = ax.imshow(
             np.ones((rows, columns)), cmap="Blues_r", norm=LogNorm(LEAST_SHOWN, 1.5), aspect="auto"

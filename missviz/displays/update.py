@@ -1,6 +1,8 @@
 """W₀ + ΔW as squares of numbers: what an update is."""
 
 import copy
+import textwrap
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,10 +13,15 @@ from matplotlib.path import Path
 
 from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
+from missviz.displays.colors import beyond, color_limit, color_scale
 from missviz.displays.digits import Digits
-from missviz.style import DIVERGING, FAINT, row_of_axes
+from missviz.style import DIVERGING, FAINT, row_of_axes, text_scale
 
 MOST_WITH_DIGITS = 8
+LONGEST = 2.5
+"""A matrix of longer sides (512 × 128) fills its square all the same: cells need not be squares."""
+LINE = 22
+"""Characters of a reason before it is broken."""
 
 
 class UpdateDisplay(Display):
@@ -24,7 +31,8 @@ class UpdateDisplay(Display):
         base: W₀ (out, in).
         delta: ΔW (out, in); None where there is none, which `name` then explains.
         name: of the method.
-        limit: colours run from −limit to limit; None means the largest magnitude shown.
+        limit: colours run from −limit to limit; None means the largest magnitude shown, or, where
+            few are far larger than all others, the 99 % quantile; the picture says what is beyond.
 
     After `plot`: `ims_` and `digits_` (one per square; none if larger), `axes_`, `figure_`.
     """
@@ -41,9 +49,7 @@ class UpdateDisplay(Display):
             shape = None if delta is None else delta.shape
             raise ValueError(f"base {base.shape} and delta {shape} are not two equal matrices")
         self.base, self.delta, self.name = base, delta, name
-        shown = [base] if delta is None else [base, delta, base + delta]
-        largest = max(float(np.abs(square).max()) for square in shown)
-        self.limit = limit or largest or 1.0
+        self.limit = limit or color_limit(*self._shown)
 
     @classmethod
     def from_adapter(cls, adapter: Adapter, *, limit: float | None = None) -> "UpdateDisplay":
@@ -53,51 +59,111 @@ class UpdateDisplay(Display):
         base, delta = (matrix.detach().numpy() for matrix in (exact.base.weight, exact.delta()))
         return cls(base=base, delta=delta, name=adapter.method.name, limit=limit)
 
+    @property
+    def _shown(self) -> list[Float[np.ndarray, "out in_"]]:
+        if self.delta is None:
+            return [self.base]
+        return [self.base, self.delta, self.base + self.delta]
+
     def summary(self) -> str:
         if self.delta is None:
             return self.name
         if not self.delta.any():
             return f"{self.name}: no update yet, ΔW = 0"
-        different = len(np.unique(self.delta.round(12)))
-        rank = np.linalg.matrix_rank(self.delta)
+        clipped = self._clipped()
         return (
-            f"{self.name}: ΔW has {self.delta.size} cells, {different} different values, "
-            f"rank {rank}, and {np.linalg.norm(self.delta) / np.linalg.norm(self.base):.2f} "
+            f"{self.name}: ΔW has {self.delta.size} cells, {self._words()}, "
+            f"and {np.linalg.norm(self.delta) / np.linalg.norm(self.base):.2f} "
             "times the norm of W₀"
-        )
+        ) + (f"; colours end at {self.limit:.3g}, {clipped}" if clipped else "")
+
+    def _clipped(self) -> str:
+        """What the colours don't tell, where no digits do."""
+        with_digits = max(self.base.shape) <= MOST_WITH_DIGITS
+        return "" if with_digits else beyond(self.limit, *self._shown)
+
+    def _words(self) -> str:
+        if self.delta is None:
+            return ""
+        if not self.delta.any():
+            return "no update yet, ΔW = 0"
+        different = len(np.unique(self.delta.round(12)))
+        return f"{different} different values, rank {np.linalg.matrix_rank(self.delta)}"
 
     def plot(self, axes: list[Axes] | None = None) -> "UpdateDisplay":
         """Draw into three axes, or into a figure of its own."""
+        own = axes is None
         if axes is None:
-            axes = row_of_axes(11, 4.0, (1, 1, 1), left=0.1, right=0.1, bottom=0.25, gap=0.3)
+            axes = row_of_axes(11, 4.55, (1, 1, 1), left=0.1, right=0.1, bottom=0.8, gap=0.36)
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
         rows, columns = self.base.shape
-        self.ims_ = [
-            ax.imshow(np.zeros((rows, columns)), cmap=DIVERGING, clim=(-self.limit, self.limit))
-            for ax in axes
-        ]
+        look: dict[str, Any] = {"cmap": DIVERGING, "clim": (-self.limit, self.limit)}
+        look["interpolation"] = "nearest"  # averages of heavy tails are pale
+        look["aspect"] = "equal" if max(rows / columns, columns / rows) <= LONGEST else "auto"
+        self.ims_ = [ax.imshow(np.zeros((rows, columns)), **look) for ax in axes]
         with_digits = max(rows, columns) <= MOST_WITH_DIGITS
         self.digits_ = [Digits(ax, 0.65 * self.limit) for ax in axes if with_digits]
         for ax in axes:
             ax.set(xticks=[], yticks=[], facecolor=FAINT)
+        middle = {"ha": "center", "va": "center"}
+        place = axes[1].transAxes
+        self.reason_ = axes[1].text(
+            0.5, 0.5, "", transform=place, color="black", **middle, parse_math=False
+        )
+        self.words_ = axes[1].annotate(
+            "",
+            (0.5, 0),
+            xytext=(0, -6 * text_scale()),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize="large",
+        )
         self.outcome_ = [
             *self.ims_[1:],
             *(patch for digits in self.digits_[1:] for patch in digits.patches),
+            self.reason_,
+            self.words_,
         ]
+        if own:
+            self._draw_between()
         self._fill()
         return self
 
+    def _draw_between(self) -> None:
+        """The signs between the squares, and below them the scale of colours."""
+        width, height = self.figure_.get_size_inches()
+        for sign, left, right in zip("+=", self.axes_, self.axes_[1:], strict=False):
+            before, after = left.get_position(), right.get_position()
+            self.figure_.text(
+                (before.x1 + after.x0) / 2,
+                (before.y0 + before.y1) / 2,
+                sign,
+                ha="center",
+                va="center",
+                fontsize=20 * text_scale(),
+            )
+        across, thick = 0.22, 0.13 * text_scale() / height
+        place = (0.5 - across / 2, 0.44 * text_scale() / height, across, thick)
+        color_scale(self.figure_.add_axes(place), self.limit)
+        self.clipped_ = self.figure_.text(
+            place[0] + across + 0.4 * text_scale() / width, place[1] + thick / 2, "", va="center"
+        )
+        self.outcome_ = [*self.outcome_, self.clipped_]
+
     def ghost(self, pinned: "UpdateDisplay") -> list[Artist]:
-        """Under the digit in each cell of ΔW a grey bar: left of the middle −, right of it +."""
+        """Under the digit in each cell of ΔW a grey bar, left of the middle −, right of it +; the
+        longest is the largest entry."""
         if pinned.delta is None:
             return []
-        lengths = 0.45 * np.clip(2 * pinned.delta / self.limit, -1, 1)
+        lengths = 0.46 * pinned.delta / (np.abs(pinned.delta).max() or 1.0)
         bars = [
-            Path([(x, y + 0.3), (x + length, y + 0.3), (x + length, y + 0.42), (x, y + 0.42)])
+            Path([(x, y + 0.26), (x + length, y + 0.26), (x + length, y + 0.46), (x, y + 0.46)])
             for (y, x), length in np.ndenumerate(lengths)
         ]
-        grey = PathPatch(Path.make_compound_path(*bars), color=FAINT, lw=0)
+        grey = PathPatch(Path.make_compound_path(*bars), facecolor=FAINT, edgecolor="black", lw=0.7)
         return [self.axes_[1].add_patch(grey)]
 
     def update(self, other: "UpdateDisplay") -> None:
@@ -120,3 +186,8 @@ class UpdateDisplay(Display):
             ax.set_title(title)
         for digits, square in zip(self.digits_, squares.values(), strict=False):
             digits.set(square)
+        reason = self.name if self.delta is None else ""
+        self.reason_.set_text("\n".join(textwrap.wrap(reason, LINE)))
+        self.words_.set_text(self._words())
+        if hasattr(self, "clipped_"):
+            self.clipped_.set_text(self._clipped().replace(" lie", "\nlie"))

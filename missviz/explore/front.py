@@ -6,7 +6,7 @@ from typing import Any
 import anywidget
 import traitlets
 
-from missviz.style import ink, is_lecture, paper, text_scale
+from missviz.style import in_lecture, ink, paper, text_scale
 
 WEB = Path(__file__).parent / "web"
 
@@ -22,4 +22,4 @@ class FrontEnd(anywidget.AnyWidget):
 
 def look_of_text() -> dict[str, Any]:
     """Scale of text, and colours, as they are now."""
-    return {"scale": text_scale(), "paper": paper(), "ink": ink(), "fill": is_lecture()}
+    return {"scale": text_scale(), "paper": paper(), "ink": ink(), "fill": in_lecture()}

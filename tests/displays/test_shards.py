@@ -187,7 +187,7 @@ def test_reveal_hides_the_copies_sums_and_y(tiled: ShardDisplay) -> None:
 
 
 def test_large_layers_have_no_digits() -> None:
-    display = display_of(adapter_on(9, 4, mv.MiSS(2))).plot()
+    display = display_of(adapter_on(13, 4, mv.MiSS(2))).plot()
     assert display.long_.matrix.digits is None
 
 

@@ -115,7 +115,7 @@ def test_a_method_that_does_not_exist_here_says_why() -> None:
     base = np.ones(4)
     display = SpectrumDisplay(spectra={"Bat b=3": None}, base=base, notice="3 does not divide 4")
     assert "ΔW: none" in display.summary()
-    assert "3 does not divide 4" in display.plot().texts_[0].get_text()
+    assert "3 does not divide 4" in display.plot().notice_text_.get_text()
     assert len(display.delta_lines_[0].get_ydata()) == 0
 
 
@@ -126,7 +126,7 @@ def test_update_keeps_limits_and_restyles() -> None:
     display.update(other)
     assert display.delta_lines_[0].get_color() == method_style("MiSS").color
     assert display.summary() == other.summary()
-    assert "later" in display.texts_[0].get_text()
+    assert "later" in display.notice_text_.get_text()
     assert [(ax.get_xlim(), ax.get_ylim()) for ax in display.axes_] == limits
 
 

@@ -10,7 +10,7 @@ import missviz as mv
 from missviz import published
 from missviz.analysis.pareto import on_front
 from missviz.explore.panel import Panel
-from missviz.explore.pareto import COSTS, LEAST, NAMED, NOISES, QUESTIONS, rerun_spread
+from missviz.explore.pareto import COSTS, EXPERIMENTS, LEAST, NAMED, NOISES, QUESTIONS, rerun_spread
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,8 @@ def panel() -> Panel:
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return published.table("peft_benchmark")
+    found = published.table("peft_benchmark")
+    return found.assign(method=found["method"].fillna(found["experiment"].map(EXPERIMENTS)))
 
 
 def chances(panel: Panel, **values: str) -> dict[str, float]:

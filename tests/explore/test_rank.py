@@ -71,7 +71,7 @@ def test_own_weight() -> None:
 def test_a_large_own_weight_is_cut_and_says_so() -> None:
     panel = mv.explore.rank(weight=np.eye(600), rank=1)
     assert "the first 512 × 512 of 600 × 600 weights" in panel.summary
-    words = panel.view.display.texts_[0].get_text().replace("\n", " ")
+    words = panel.view.display.notice_text_.get_text().replace("\n", " ")
     assert "the first 512 × 512 of 600 × 600 weights" in words
 
 
