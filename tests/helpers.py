@@ -40,8 +40,8 @@ def raises_one_sentence(call: Callable[[], Any], error: type[Exception], message
 
 def by_hand(panel: Any, **values: Any) -> None:
     """Move a panel's controls as its front end does."""
-    places = panel.view.places({**panel.values, **values})
-    panel.set_state({"_places": list(places)})
+    places = list(panel.view.places({**panel.values, **values}))
+    panel._heard(panel, {"kind": "move", "places": places, "want": True}, [])
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -16,9 +16,9 @@ from missviz.adapters import validation
 from missviz.adapters.base import Method
 from missviz.displays.base import Display
 from missviz.displays.saving import FILMS, save_figure, save_film
-from missviz.explore.front import FrontEnd, look_of_text
+from missviz.explore.front import LINE, FrontEnd, look_of_text
 from missviz.explore.page import write_page
-from missviz.explore.view import MOST_FRAMES, View, check_choices, is_number, label_of
+from missviz.explore.view import MOST_FRAMES, Frame, View, check_choices, is_number, label_of
 from missviz.style import CSS_PER_INCH
 
 __all__ = ["Panel", "check_choices"]
@@ -53,9 +53,7 @@ class Panel(FrontEnd):
     """
 
     _controls: Any = traitlets.List().tag(sync=True)
-    # An echo would reach the browser before the picture and cost it a few milliseconds.
     _places: Any = traitlets.List().tag(sync=True, echo_update=False)
-    _epoch = traitlets.Int().tag(sync=True)
     _frame = traitlets.Dict().tag(sync=True)
     _picture = traitlets.Bytes().tag(sync=True)
     _hidden = traitlets.Bool().tag(sync=True)
@@ -81,7 +79,6 @@ class Panel(FrontEnd):
         self._given, self._fixed = tuple(given), dict(fixed or {})
         self._work = work
         self._soon: asyncio.TimerHandle | None = None
-        self._moving = False
         figure = self.view.display.figure_
         width, height = figure.get_size_inches()
         super().__init__(
@@ -104,7 +101,6 @@ class Panel(FrontEnd):
             _hidden=not reveal,
         )
         self._draw()
-        self.observe(self._moved, names="_places")
         self.on_msg(self._heard)
 
     # --- What a lecturer uses ------------------------------------------------------------------
@@ -294,19 +290,9 @@ class Panel(FrontEnd):
     # --- How it works --------------------------------------------------------------------------
 
     def _move(self, values: Mapping[str, Any]) -> None:
-        places = list(self.view.places(values))
-        self._moving = True
-        try:
-            with self.hold_sync():
-                self._places = places
-                self._draw()
-        finally:
-            self._moving = False
-
-    def _moved(self, _: object) -> None:
-        if not self._moving:
+        with self.hold_sync():
+            self._places = list(self.view.places(values))
             self._draw()
-            self._go_on(QUIET)
 
     def _draw(self) -> None:
         with self.hold_sync():
@@ -321,7 +307,7 @@ class Panel(FrontEnd):
                     "failed": True,
                 }
                 raise
-            self._epoch = self.view.epoch
+            LINE.note(len(frame.picture))
             self._picture = frame.picture
             self._frame = {
                 "key": _key(self.view.epoch, self._places),
@@ -330,16 +316,41 @@ class Panel(FrontEnd):
             }
 
     def _heard(self, _: object, message: Any, buffers: object) -> None:
-        if message == {"kind": "reveal"}:
+        """A hand moved a control, and may want the picture there; or it pressed the button."""
+        if message["kind"] == "reveal":
             self.reveal()
+        else:
+            # As for any other change from there, nothing goes back: a hand may be further by now.
+            self.set_state({"_places": message["places"]})
+            if message["want"]:
+                self._answer()
+            self._go_on(QUIET)
+
+    def _answer(self) -> None:
+        places = list(self._places)
+        try:
+            frame = self.view.frame(self.values)
+        except Exception as error:
+            # In a browser nobody sees a traceback.
+            self._send_frame(places, Frame(b"", f"{type(error).__name__}: {error}"), failed=True)
+            raise
+        wait, loop = LINE.seconds_until_free(len(frame.picture)), _loop()
+        if wait and loop:
+            loop.call_later(wait, self._send_frame, places, frame)
+        else:
+            self._send_frame(places, frame)
+
+    def _send_frame(self, places: Sequence[int], frame: Frame, failed: bool = False) -> None:
+        key = _key(self.view.epoch, places)
+        LINE.note(len(frame.picture))
+        told = {"key": key, "words": frame.words, "failed": failed}
+        self.send({"kind": "frame", "frame": told}, [frame.picture])
 
     # --- While nobody waits --------------------------------------------------------------------
 
     def _go_on(self, pause: float) -> None:
         """Draw what the next move may ask for, one frame at a time, and then do the work."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        if (loop := _loop()) is None:
             return  # no front end
         if self._soon:
             self._soon.cancel()
@@ -354,9 +365,8 @@ class Panel(FrontEnd):
         # What fails here fails again, in view, once somebody asks for it.
         with suppress(Exception):
             frame = self.view.frame(values)
-            key = _key(self.view.epoch, self.view.places(values))
-            told = {"key": key, "words": frame.words, "failed": False}
-            self.send({"kind": "frame", "frame": told}, [frame.picture])
+            if LINE.is_quiet():
+                self._send_frame(self.view.places(values), frame)
             self._go_on(PAUSE)
 
     def _work_on(self) -> None:
@@ -382,6 +392,13 @@ class Panel(FrontEnd):
             "text/plain": words,
         }
         return data, {**metadata, "image/png": {"alt": words}}
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _key(epoch: int, places: Sequence[int]) -> str:

@@ -34,16 +34,23 @@ def open_notebook(page, lab, request) -> Iterator[Notebook]:
 
 @pytest.fixture
 def notebook(open_notebook: Notebook) -> Notebook:
-    open_notebook.page.set_viewport_size({"width": 1500, "height": 1200})
+    resize(open_notebook, 1500, 1200)
     return open_notebook
 
 
 @pytest.fixture(params=SIZES)
 def sized(open_notebook: Notebook, request) -> Notebook:
     """The notebook in a window of a projector's size."""
-    width, height = SIZES[request.param]
-    open_notebook.page.set_viewport_size({"width": width, "height": height})
+    resize(open_notebook, *SIZES[request.param])
     return open_notebook
+
+
+def resize(notebook: Notebook, width: int, height: int) -> None:
+    notebook.page.set_viewport_size({"width": width, "height": height})
+    notebook.page.wait_for_function(
+        "width => document.querySelector('#main').getBoundingClientRect().width === width",
+        arg=width,
+    )
 
 
 def opened(notebook: Notebook, name: str) -> int:
@@ -104,15 +111,13 @@ def shown_value(control) -> str:
 
 
 def settled_words(notebook: Notebook, cell: int) -> str:
-    """The line under the picture once it no longer changes."""
-    before = words(notebook, cell)
-    for _ in range(100):
-        notebook.page.wait_for_timeout(60)
-        now = words(notebook, cell)
-        if now == before and not notebook.busy():
-            return now
-        before = now
-    raise AssertionError("the picture never came to rest")
+    """The line under the picture once it is that of the controls."""
+    node = notebook.cell(cell).element_handle()
+    notebook.page.wait_for_function(
+        "node => [...node.querySelectorAll('.missviz')].every(one => one.ariaBusy === 'false')",
+        arg=node,
+    )
+    return words(notebook, cell)
 
 
 @pytest.mark.parametrize("name", PANELS)
@@ -154,7 +159,6 @@ def test_touch_moves_a_slider(notebook: Notebook) -> None:
     point = {"x": box["x"] + 0.98 * box["width"], "y": box["y"] + box["height"] / 2}
     touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [point]})
     touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    notebook.page.wait_for_timeout(300)
     assert slider.input_value() == slider.get_attribute("max")
 
 
@@ -195,7 +199,10 @@ def test_a_pair_moves_together_where_it_stands_alike(notebook: Notebook) -> None
     cell = opened(notebook, "pair")
     method, rank, other_method, other_rank = notebook.controls(cell)
     notebook.drag(rank, 1)
-    notebook.page.wait_for_timeout(1500)
+    notebook.page.wait_for_function(
+        "([one, other]) => one.value === other.value",
+        arg=[rank.element_handle(), other_rank.element_handle()],
+    )
     assert shown_value(rank) == shown_value(other_rank) == "8"
     assert (shown_value(method), shown_value(other_method)) == ("MiSS", "LoRA")
 

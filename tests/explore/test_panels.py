@@ -20,6 +20,7 @@ from PIL import Image
 import missviz as mv
 from missviz.displays import saving
 from missviz.displays.base import Display
+from missviz.explore.front import Line
 from missviz.explore.panel import Panel
 from missviz.explore.update import METHODS
 
@@ -90,15 +91,42 @@ def test_a_failure_ahead_waits_until_it_is_asked_for(monkeypatch) -> None:
         panel.set(rank=3)
 
 
-def test_controls_move_the_picture(panel: Panel) -> None:
+def sent_by(panel: Panel, monkeypatch) -> list:
+    """What the panel sends from now on: (message, picture)."""
+    sent = []
+    monkeypatch.setattr(panel, "send", lambda what, buffers: sent.append((what, *buffers)))
+    return sent
+
+
+def test_a_hand_gets_the_frame_that_it_asked_for(panel: Panel, monkeypatch) -> None:
     panel.set(method="MiSS", rank=2)
-    before, text = panel.picture, panel._frame["words"]
+    before, sent = panel.picture, sent_by(panel, monkeypatch)
     by_hand(panel, rank=4)
-    assert panel._picture == panel.picture != before
-    assert panel._frame["words"] != text
-    assert panel.values["rank"] == 4
+    assert panel.values == {"method": "MiSS", "rank": 4}
+    [(message, picture)] = sent
+    assert picture == panel.picture != before
+    assert message["frame"]["words"] == panel.summary
+    assert message["frame"]["key"].endswith(":2,3")
     by_hand(panel, method="LoRA")
-    assert "LoRA r=4" in panel._frame["words"]
+    assert "LoRA r=4" in panel.summary
+
+
+def test_what_the_browser_has_already_is_not_drawn_again(panel: Panel, monkeypatch) -> None:
+    sent = sent_by(panel, monkeypatch)
+    monkeypatch.setattr(panel.view, "frame", lambda values: pytest.fail("drawn"))
+    panel._heard(panel, {"kind": "move", "places": [0, 0], "want": False}, [])
+    assert panel.values == {"method": "LoRA", "rank": 1}
+    assert sent == []
+
+
+def test_frames_wait_rather_than_be_dropped_by_the_server() -> None:
+    line = Line()
+    assert line.seconds_until_free(line.most) == 0
+    for _ in range(4):
+        line.note(line.most // 4)
+    assert 0 < line.seconds_until_free(line.most // 4) <= line.window
+    assert not line.is_quiet()
+    assert line.seconds_until_free(0) == 0
 
 
 def test_the_shown_rank_and_count_are_right(panel: Panel) -> None:
@@ -195,9 +223,16 @@ def test_an_error_in_a_callback_is_raised_and_shown(monkeypatch) -> None:
         raise RuntimeError("no such <matrix>")
 
     monkeypatch.setattr(panel.view, "compute", fail)
+    sent = sent_by(panel, monkeypatch)
     with pytest.raises(RuntimeError, match="no such"):
         by_hand(panel, rank=8)
-    assert "RuntimeError: no such <matrix>" in panel._frame["words"]
+    assert sent[0][0]["frame"] == {
+        "key": f"{panel.view.epoch}:2,4",
+        "words": "RuntimeError: no such <matrix>",
+        "failed": True,
+    }
+    with pytest.raises(RuntimeError, match="no such"):
+        panel.set(rank=4)
 
 
 def test_a_set_that_fails_leaves_the_panel_as_it_was(monkeypatch) -> None:
@@ -261,10 +296,8 @@ def test_pages_hold_any_words(tmp_path: Path) -> None:
 
 def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:
     """nbmake passes over errors inside Output widgets; panels have none, so a cell fails."""
-    good = "import missviz as mv\npanel = mv.explore.update()\npanel.set_state({'_places': [2, 3]})"
-    bad = good.replace(
-        "panel.set_state", "panel.view.compute = lambda **values: 1 / 0\npanel.set_state", 1
-    )
+    good = "import missviz as mv\npanel = mv.explore.update()\npanel.set(rank=4)"
+    bad = good.replace("panel.set", "panel.view.compute = lambda **values: 1 / 0\npanel.set", 1)
     for name, source in (("good", good), ("bad", bad)):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
         notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
@@ -291,7 +324,7 @@ def test_pictures_have_the_pixels_that_were_asked_for(panel: Panel, tmp_path: Pa
     width, height = panel.figure.get_size_inches()
     assert sizes["wide.png"] == (1920, 1080)
     assert sizes["tall.jpg"] == (300, 900)
-    assert sizes["small.png"] == (round(50 * width), round(50 * height))
+    assert sizes["small.png"] == pytest.approx((50 * width, 50 * height), abs=1)
 
 
 @pytest.mark.parametrize("ending", ["svg", "pdf"])

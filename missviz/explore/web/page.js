@@ -8,20 +8,20 @@ function bytesOf(base64) {
   return new DataView(bytes.buffer);
 }
 
-/** The model that `render` is given. Frames are keyed "epoch:place,place,…"; "reveal" leads from
- * the epoch before to the one after.
+/** The model that `render` is given. Frames are keyed "epoch:place,place,…": 0 before the outcome
+ * is revealed, 1 after.
  * @param {Record<string, any>} state
  * @param {Record<string, [string, string]>} frames words and picture by key */
 function storedModel(state, frames) {
   /** @type {Record<string, ((...parts: any[]) => void)[]>} */
   const heard = {};
-  const tell = (/** @type {string} */ event) => (heard[event] ?? []).forEach((react) => react());
-  const answer = () => {
-    const key = `${state._epoch}:${state._places.join(",")}`;
+  const tell = (/** @type {string} */ event, /** @type {any[]} */ ...parts) =>
+    (heard[event] ?? []).forEach((react) => react(...parts));
+  let epoch = 0;
+  const frameAt = (/** @type {number[]} */ places) => {
+    const key = `${epoch}:${places.join(",")}`;
     const [words, picture] = frames[key];
-    state._picture = bytesOf(picture);
-    state._frame = { key, words, failed: false };
-    tell("change:_frame");
+    return { frame: { key, words, failed: false }, bytes: bytesOf(picture) };
   };
   const model = {
     get: (/** @type {string} */ name) => state[name],
@@ -29,17 +29,21 @@ function storedModel(state, frames) {
       state[name] = value;
       tell(`change:${name}`);
     },
-    save_changes: answer,
-    send: () => {
-      state._epoch += 1;
-      model.set("_hidden", false);
-      answer();
+    save_changes: () => {},
+    send: (/** @type {any} */ message) => {
+      if (message.kind === "reveal") {
+        epoch += 1;
+        model.set("_hidden", false);
+      } else if (!message.want) return;
+      const { frame, bytes } = frameAt(state._places);
+      tell("msg:custom", { kind: "frame", frame }, [bytes]);
     },
     on: (/** @type {string} */ event, /** @type {() => void} */ react) => {
       (heard[event] ??= []).push(react);
     },
     off: () => {},
   };
-  answer();
+  const first = frameAt(state._places);
+  Object.assign(state, { _frame: first.frame, _picture: first.bytes });
   return model;
 }

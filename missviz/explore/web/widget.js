@@ -3,11 +3,14 @@
 
 /** Frames kept in the page: about 150 kB each. */
 const MOST_FRAMES = 256;
-/** Milliseconds in which a frame that was asked for should have come before a film goes on. */
-const PATIENCE = 10_000;
+/** Milliseconds after which a frame that did not come is asked for again, and twice that the next
+ * time: Jupyter's server drops what is too much at once. */
+const PATIENCE = 2000;
+/** Milliseconds that a film waits for a frame. */
+const LONGEST = 10_000;
 /** In a lecture, the share of the window's height that a picture takes: the rest is for controls
  * and words. */
-const TALLEST = 0.66;
+const TALLEST = 0.63;
 
 /**
  * @typedef {{name: string, kind: "menu" | "slider", options: string[]}} Control
@@ -130,13 +133,32 @@ function panel(model) {
   picture.style.aspectRatio = `${look.width} / ${look.height}`;
 
   const places = () => /** @type {number[]} */ (model.get("_places"));
-  const key = () => `${model.get("_epoch")}:${places().join(",")}`;
+  let epoch = 0;
+  const key = () => `${epoch}:${places().join(",")}`;
+  const lacking = () => frames.get(key())?.failed ?? true;
 
+  // One frame is asked for at a time: a hand is faster than the kernel, and may be elsewhere by then.
+  let wanted = "";
+  let patience = PATIENCE;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let impatient;
+  const tell = (/** @type {boolean} */ moved) => {
+    const want = !wanted && lacking();
+    if (want) {
+      wanted = places().join(",");
+      impatient = setTimeout(() => {
+        patience *= 2;
+        wanted = "";
+        tell(false);
+      }, patience);
+    }
+    if (moved || want) model.send({ kind: "move", places: places(), want });
+  };
   const ask = (/** @type {number} */ index, /** @type {number} */ place) => {
     const next = [...places()];
     next[index] = place;
     model.set("_places", next);
-    model.save_changes();
+    tell(true);
   };
   const handles = controls.map((control, index) =>
     controlOf(control, (place) => {
@@ -167,16 +189,35 @@ function panel(model) {
       frames.delete(old);
     }
   };
-  const come = () => {
+  /** Whether the picture is that of the controls, for screen readers. */
+  const mark = () => root.setAttribute("aria-busy", String(showing !== key()));
+  const come = (/** @type {Frame} */ frame, /** @type {DataView | undefined} */ bytes) => {
+    const [era, at] = frame.key.split(":");
+    const anew = Number(era) > epoch;
+    if (anew) epoch = Number(era);
+    keep(frame, bytes);
+    const answered = at === wanted;
+    if (answered) {
+      clearTimeout(impatient);
+      [wanted, patience] = ["", PATIENCE];
+      // While a hand is faster than the kernel, an earlier frame is better than none.
+      show(frame.key);
+    }
+    // Somewhere else by now, or all frames have changed: a ghost, an outcome revealed.
+    if (answered || anew) tell(false);
+    show(key());
+    mark();
+  };
+  const told = () => {
     /** @type {Frame} */
     const frame = model.get("_frame");
-    keep(frame, model.get("_picture"));
-    // While a hand is faster than the kernel, an earlier frame is better than none.
-    show(frames.has(key()) ? key() : frame.key);
+    come(frame, model.get("_picture"));
+    if (showing === "") show(frame.key);
   };
   const move = () => {
     handles.forEach((handle, index) => handle.show(places()[index]));
     show(key());
+    mark();
   };
 
   // A film: one control steps through its values, each as soon as the one before was seen.
@@ -190,7 +231,7 @@ function panel(model) {
   const play = (/** @type {number} */ index, /** @type {number} */ seconds) => {
     const last = controls[index].options.length - 1;
     const step = (/** @type {number} */ since) => {
-      const waiting = showing !== key() && performance.now() - since < PATIENCE;
+      const waiting = showing !== key() && performance.now() - since < LONGEST;
       if (!waiting && places()[index] === last) return stop();
       if (!waiting) ask(index, places()[index] + 1);
       timer = setTimeout(step, waiting ? 50 : 1000 * seconds,
@@ -225,30 +266,31 @@ function panel(model) {
   row.append(reveal);
   reveal.addEventListener("click", () => model.send({ kind: "reveal" }));
   const hide = () => reveal.toggleAttribute("hidden", !model.get("_hidden"));
-  const tell = () => {
+  const report = () => {
     note.textContent = model.get("_note");
   };
-  const ahead = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => {
-    if (message?.kind === "frame") keep(message.frame, buffers[0]);
+  const heard = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => {
+    if (message?.kind === "frame") come(message.frame, buffers[0]);
   };
 
   hide();
-  tell();
-  come();
+  report();
+  told();
   move();
   asked();
   const leave = follow(model, {
     "change:_places": move,
-    "change:_frame": come,
+    "change:_frame": told,
     "change:_hidden": hide,
-    "change:_note": tell,
+    "change:_note": report,
     "change:_film": asked,
-    "msg:custom": ahead,
+    "msg:custom": heard,
   });
   return {
     root,
     leave: () => {
       stop();
+      clearTimeout(impatient);
       leave();
       frames.forEach(({ url }) => url && URL.revokeObjectURL(url));
     },
