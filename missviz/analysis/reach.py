@@ -19,7 +19,7 @@ from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.s2ft import ColumnsS2FTAdapter, RowsS2FTAdapter, S2FTAdapter
 from missviz.adapters.shards import shard_owner, shard_sums
 from missviz.adapters.started import StartedProductAdapter
-from missviz.analysis.reach_search import STARTS, search
+from missviz.analysis.reach_search import STARTS, STEPS, search
 from missviz.randomness import generator_for, normal
 
 Matrix = Float[Tensor, "out in_"]
@@ -90,8 +90,13 @@ def reaches(
     generator: torch.Generator | None = None,
     gradient: Matrix | None = None,
     starts: int = STARTS,
+    steps: int = STEPS,
 ) -> list[Share]:
-    """`reach` of several targets on one layer; a search takes little longer than for one."""
+    """`reach` of several targets on one layer; a search takes little longer than for one.
+
+    Args:
+        starts, steps: of the search, where there is one.
+    """
     the_method("method", method)
     validation.finite("target", targets)
     wanted = targets.detach().double()
@@ -106,7 +111,7 @@ def reaches(
     ):
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     if captured is None:
-        found = search([adapter], wanted[:, None], starts=starts)
+        found = search([adapter], wanted[:, None], starts=starts, steps=steps)
         return [Share(share, found.lower_bound) for share in found.shares.tolist()]
     with torch.no_grad():
         return [
