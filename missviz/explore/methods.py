@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from missviz.adapters.base import Adapter, Method, the_method
+from missviz.explore.panel import code_of
 from missviz.explore.weights import Name
 from missviz.testing import bound
 
@@ -21,12 +22,11 @@ Choice = str | Method
 """A name of a menu, or a method object."""
 
 
-def code(value: Any) -> Name:
-    """A method, or a list of methods and names, as the code that makes it, for `Panel.state`."""
-    if isinstance(value, list | tuple):
-        return Name(f"[{', '.join(map(code, value))}]")
-    ours = isinstance(value, Method) and type(value).__module__.startswith("missviz.")
-    return Name(f"{'mv.' if ours else ''}{value!r}")
+def code(method: Any) -> Name:
+    """`method=` as it was given, for `Panel.state`: one, or a list."""
+    if isinstance(method, list | tuple):
+        return Name(f"[{', '.join(map(code_of, method))}]")
+    return Name(code_of(method))
 
 
 def size_of(method: Method) -> int | None:
