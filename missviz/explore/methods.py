@@ -53,6 +53,23 @@ def family(method: Method) -> str:
     return " ".join(word for word, changed in words if word == changed) or method.name
 
 
+def within(method: Method, budget: int, out_features: int, in_features: int) -> Method:
+    """`method` at the largest size that trains at most `budget` numbers on such a layer; at its
+    smallest where even that trains more, and as it is where it has no size."""
+    if size_of(method) is None:
+        return method
+    best = None
+    for size in range(1, min(out_features, in_features) + 1):
+        try:
+            sized = method.with_rank(size)
+            sized.check_shape(out_features, in_features)
+        except ValueError:
+            continue
+        if best is None or sized.num_parameters(out_features, in_features) <= budget:
+            best = sized
+    return best or method
+
+
 def listed(method: Any) -> tuple[Choice, ...]:
     """What was given as `method=`, as a list: names and objects.
 
