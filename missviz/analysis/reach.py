@@ -102,14 +102,10 @@ def reaches(
     wanted = targets.detach().double()
     if not wanted.square().sum((1, 2)).all():
         raise ValueError("target is zero: there is no energy to capture")
+    if base is None and depends_on_weight(method, wanted[0], generator, gradient):
+        raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     adapter = _bound(method, wanted[0], base, generator, gradient)
     captured = _CAPTURED.get(type(adapter))
-    if base is None and (
-        isinstance(adapter, StartedProductAdapter | BatAdapter)
-        if captured
-        else _depends_on_weight(method, adapter, generator, gradient)
-    ):
-        raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     if captured is None:
         found = search([adapter], wanted[:, None], starts=starts, steps=steps)
         return [Share(share, found.lower_bound) for share in found.shares.tolist()]
@@ -136,17 +132,19 @@ def _bound(
     return method.on(linear_with(weight, bias), generator=generator, gradient=gradient)
 
 
-def _depends_on_weight(
+def depends_on_weight(
     method: Method,
-    adapter: Adapter,
-    generator: torch.Generator | None,
-    gradient: Matrix | None,
+    like: Matrix,
+    generator: torch.Generator | None = None,
+    gradient: Matrix | None = None,
 ) -> bool:
     """Whether the same step away from the start gives another ΔW on another W₀."""
-    weight = adapter.base.weight
-    other = normal(tuple(weight.shape), 1.0, generator_for("another W₀")).to(weight)
-    here = _moved(_bound(method, weight, weight, generator, gradient))
-    there = _moved(_bound(method, weight, other, generator, gradient))
+    adapter = _bound(method, like, None, generator, gradient)
+    if type(adapter) in _CAPTURED:
+        return isinstance(adapter, StartedProductAdapter | BatAdapter)
+    other = normal(tuple(like.shape), 1.0, generator_for("another W₀"))
+    here = _moved(adapter)
+    there = _moved(_bound(method, like, other, generator, gradient))
     return not torch.allclose(here, there, rtol=0, atol=1e-9 * float(here.abs().max()))
 
 

@@ -12,7 +12,7 @@ from missviz.adapters import validation
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Adapter, Method, linear_with, the_method
 from missviz.adapters.mos import MoS, MoSAdapter, joined
-from missviz.analysis.reach import reaches
+from missviz.analysis.reach import depends_on_weight, reaches
 from missviz.analysis.reach_search import search
 from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
@@ -113,6 +113,8 @@ def shared_reach(
     if not energy.all():
         raise ValueError("targets: one layer's is zero: there is no energy to capture")
     the_method("method", method)
+    if depends_on_weight(method, wanted[0, 0]):
+        raise ValueError(f"{method}: what ΔW can be depends on W₀, and there is none here")
     if type(method).shared is Method.shared:
         found = reaches(method, wanted.flatten(0, 1), starts=starts, steps=steps)
         return (torch.tensor(found).view_as(energy) * energy).sum(1) / energy.sum(1)
