@@ -173,7 +173,7 @@ class _Deltas(nn.Module):
 
 @torch.no_grad()
 def _least_squares(updates: _Updates, targets: Targets) -> Float[Tensor, " target"]:
-    """The largest shares where ΔW is linear: all numbers at once, one right-hand side per target."""
+    """The largest shares where ΔW is linear: all numbers at once, a right side for each target."""
     unit, ones = torch.eye(updates.count).to(targets), targets.new_ones(updates.count)
     start = updates(torch.zeros_like(unit[:1]), ones[:1])
     system = (updates(unit, ones) - start).flatten(1).mT
@@ -255,7 +255,7 @@ def lowest(
 def _newton(
     gradient: Points, history: Sequence[tuple[Points, Points, Tensor]], size: Tensor
 ) -> Points:
-    """H⁻¹ · gradient by the two loops of L-BFGS; `size` is what H⁻¹ is before it has seen a step."""
+    """H⁻¹ · gradient by the two loops of L-BFGS; `size` is H⁻¹ before it has seen a step."""
     aimed, shares = gradient, []
     for step, turn, inverse in reversed(history):
         share = inverse * (step * aimed).sum(-1)

@@ -16,7 +16,6 @@ from missviz.displays.base import Display
 from missviz.displays.colors import beyond, color_limit
 from missviz.style import DIVERGING, FAINT, ink, method_styles, row_of_axes, text_scale
 
-
 STEPS = 100
 """Of a search: enough for what a picture can show."""
 

@@ -70,7 +70,8 @@ def colinearity(
         TypeError, ValueError, FileNotFoundError: `weight` is no weight; it has a single column or
             only zeros; `steps` is given with it; a value is none of its control's choices.
     """
-    menu = Menu.of({name: lambda _, one=one: one for name, one in methods(BLOCK_SIZE).items()}, method)
+    # There is no control for the size: only the names count.
+    menu = Menu.of(dict.fromkeys(methods(BLOCK_SIZE), MiSS), method)
     if weight is not None:
         return _on_own_weight(menu, scale, steps, weight, reveal)
     ready = dict(_trained())
@@ -126,9 +127,7 @@ def _over_steps(called: Choice, method: Method) -> Ready:
     return ready
 
 
-def _on_own_weight(
-    menu: Menu, scale: float, steps: int | None, weight: Any, reveal: bool
-) -> Panel:
+def _on_own_weight(menu: Menu, scale: float, steps: int | None, weight: Any, reveal: bool) -> Panel:
     if steps is not None:
         raise ValueError(f"steps={steps!r}: nothing is trained on your own weight; leave it out")
     own = load_weight(weight)
@@ -143,8 +142,9 @@ def _on_own_weight(
     block_size = _block_size(out_features, in_features)
     linear = linear_with(own.matrix)
     ready: dict[Choice, dict[float, ColinearityDisplay]] = {}
-    own_methods = {one: one for one in menu.options if isinstance(one, Method)}
-    for name, chosen in {**methods(block_size), **own_methods}.items():
+    shipped = methods(block_size)
+    for name in menu.options:
+        chosen = shipped[name] if isinstance(name, str) else name
         adapter = on_layer(chosen, linear)
         _check_scalable(adapter)
         randomise(adapter)

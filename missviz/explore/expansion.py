@@ -12,7 +12,7 @@ from missviz.adapters.base import linear_with
 from missviz.adapters.miss import MiSS, MiSSAdapter
 from missviz.displays.shards import COLORS, HUES, ShardDisplay
 from missviz.explore.panel import Panel
-from missviz.explore.weights import load_weight, own_input
+from missviz.explore.weights import load_weight, own_input, with_digits
 from missviz.randomness import generator_for, uniform
 
 LAYOUTS = ("tiled", "block", "rows")
@@ -72,11 +72,12 @@ def expansion(
         raise ValueError(f"size={size!r} and a weight: the layer has the weight's shape; give one")
     else:
         own = load_weight(weight, largest=LARGEST)
-        numbers, fixed["weight"] = own.matrix, own.source
+        numbers, units = with_digits(own.matrix)
+        fixed["weight"] = own.source
         if min(numbers.shape) < 2:
             raise ValueError(f"weight of shape {tuple(numbers.shape)}; the smallest is 2 × 2")
         largest = float(numbers.abs().max()) or 1.0
-        notice = f"D is nearest to {own.notice or 'your weight'}"
+        notice = ", ".join(filter(None, [f"D is nearest to {own.notice or 'your weight'}", units]))
     out_features, in_features = numbers.shape
     values_of_x = torch.tensor(X[:in_features], dtype=torch.float64)
     if x is not None:

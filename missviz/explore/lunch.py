@@ -106,7 +106,9 @@ def _winners(rows: pd.DataFrame, shares: pd.DataFrame) -> dict[str, str]:
     """Who wins each target; nobody where a method without a paired test has the lowest loss."""
     found = rows[rows["wins"]].set_index("target")["method"].to_dict()
     return {
-        target: best for target, best in found.items() if shares[target][best] <= shares[target].min()
+        target: best
+        for target, best in found.items()
+        if shares[target][best] <= shares[target].min()
     }
 
 

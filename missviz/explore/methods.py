@@ -177,7 +177,9 @@ def on_layer(method: Method, linear: nn.Linear) -> Adapter:
         adapter = bound(method, linear)
         shape = tuple(adapter.delta().shape)
     except ValueError as error:
-        raise ValueError(f"{method} on a layer of {out_features} × {in_features}: {error}") from error
+        raise ValueError(
+            f"{method} on a layer of {out_features} × {in_features}: {error}"
+        ) from error
     except (RuntimeError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(
             f"{method} on a layer of {out_features} × {in_features} raised "

@@ -15,10 +15,10 @@ from missviz.adapters.full import FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
-from missviz.displays.update import UpdateDisplay
+from missviz.displays.update import MOST_WITH_DIGITS, UpdateDisplay
 from missviz.explore.methods import Choice, Menu, on_layer
 from missviz.explore.panel import Panel
-from missviz.explore.weights import load_weight, own_input, size_of_entries
+from missviz.explore.weights import load_weight, own_input, size_of_entries, with_digits
 from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
 
@@ -76,12 +76,15 @@ def update(
         linear = nn.Linear(SIZE, SIZE, bias=False).double()
         with torch.no_grad():
             linear.weight.copy_(normal((SIZE, SIZE), WEIGHT_STD, generator_for("explore.update")))
-        notice, ranks = "", RANKS
+        notice, ranks = "", list(RANKS)
     else:
         own = load_weight(weight)
-        linear, notice = linear_with(own.matrix), own.notice
+        matrix, notice = own.matrix, own.notice
+        if max(matrix.shape) <= MOST_WITH_DIGITS:
+            matrix, notice = with_digits(matrix)
+        linear = linear_with(matrix)
         fixed["weight"] = own.source
-        ranks = tuple(n for n in OWN_RANKS if n <= min(own.matrix.shape))
+        ranks = [n for n in OWN_RANKS if n <= min(own.matrix.shape)]
     shape = linear.out_features, linear.in_features
     vector, given = (None, {}) if x is None else own_input(x, shape, MOST_WITH_X)
     fixed |= given

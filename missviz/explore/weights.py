@@ -15,6 +15,7 @@ LARGEST_SHOWN = 512
 """Rows and columns: what a slider can decompose between two frames."""
 SMALLEST = 1e-100
 WHAT = {"weight": "weights", "target": "numbers of the target"}
+"""What the numbers of an argument are called."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ class Name(str):
         return str(self)
 
 
-def load_weight(
-    weight: Any, argument: str = "weight", largest: int = LARGEST_SHOWN
-) -> OwnWeight:
+def load_weight(weight: Any, argument: str = "weight", largest: int = LARGEST_SHOWN) -> OwnWeight:
     """The weight of a layer (out, in), as a tensor, an array, or a file.
 
     Args:
@@ -61,14 +60,12 @@ def load_weight(
         if isinstance(weight, Tensor) and (
             weight.layout is not torch.strided or weight.is_quantized or weight.is_meta
         ):
-            raise TypeError(
-                f"{argument} is sparse, quantised or without data; give a plain tensor"
-            )
+            raise TypeError(f"{argument} is sparse, quantised or without data; give a plain tensor")
         part, shape, source = _part(weight, argument), tuple(weight.shape), Name(argument)
     else:
         raise TypeError(
-            f"{argument} of type {type(weight).__name__}; give a tensor, an array, or the path of a "
-            ".npy or .safetensors file"
+            f"{argument} of type {type(weight).__name__}; give a tensor, an array, or the path of "
+            "a .npy or .safetensors file"
         )
     if isinstance(part, Tensor):
         if part.dtype == torch.bool or part.is_complex():
@@ -94,6 +91,17 @@ def size_of_entries(weight: Tensor) -> float:
     return float(weight.detach().square().mean().sqrt()) or 1.0
 
 
+def with_digits(
+    matrix: Float[Tensor, "out in_"],
+) -> tuple[Float[Tensor, "out in_"], str]:
+    """The matrix such that one decimal shows it: in units of its largest entry where that is below
+    0.5 or beyond 99, and the words that say so."""
+    largest = float(matrix.abs().max())
+    if largest == 0 or 0.5 <= largest < 99.5:
+        return matrix, ""
+    return matrix / largest, f"in units of the largest entry, {largest:.3g}"
+
+
 def own_input(
     x: Any, shape: tuple[int, int], most: int
 ) -> tuple[Float[np.ndarray, " in_"], dict[str, Any]]:
@@ -110,10 +118,13 @@ def own_input(
             f"{shape[0]} × {shape[1]}: give a part of it as weight"
         )
     plain = x.detach().cpu().double() if isinstance(x, Tensor) else x
+    wrong = f"x={x!r} is not a list of numbers, an array or a tensor"
+    if isinstance(x, str):
+        raise TypeError(wrong)
     try:
         values = np.asarray(plain, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"x={x!r} is not a list of numbers, an array or a tensor") from error
+        raise TypeError(wrong) from error
     if values.shape != (shape[1],):
         raise ValueError(f"x has shape {values.shape}; the layer takes {shape[1]} numbers")
     validation.finite("x", torch.from_numpy(values))
@@ -126,10 +137,12 @@ def _part(weight: Any, argument: str) -> Any:
     """The leading part that is shown; ValueError where the shape is none of a weight."""
     shape = tuple(weight.shape)
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(
-            f"{argument} of shape {shape}; a layer's {argument} is (out, in), none of them 0"
-        )
+        raise ValueError(_not_a_matrix(argument, shape))
     return weight[:LARGEST_SHOWN, :LARGEST_SHOWN]
+
+
+def _not_a_matrix(argument: str, shape: tuple[int, ...]) -> str:
+    return f"{argument} of shape {shape}; a layer's {argument} is (out, in), none of them 0"
 
 
 def _from_file(path: str, argument: str) -> tuple[Any, tuple[int, ...]]:
@@ -160,14 +173,13 @@ def _from_safetensors(file: str, name: str, argument: str) -> tuple[Tensor, tupl
             if name not in names:
                 some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
                 raise ValueError(
-                    f"{argument}: {file} has no tensor {name!r}; write {file}:NAME with one of {some}"
+                    f"{argument}: {file} has no tensor {name!r}; write {file}:NAME with one of "
+                    f"{some}"
                 )
             stored = tensors.get_slice(name)
             shape = tuple(stored.get_shape())
             if len(shape) != 2 or 0 in shape:
-                raise ValueError(
-                    f"{argument} of shape {shape}; a layer's {argument} is (out, in), none of them 0"
-                )
+                raise ValueError(_not_a_matrix(argument, shape))
             return stored[:LARGEST_SHOWN, :LARGEST_SHOWN], shape
     except SafetensorError as error:
         raise ValueError(f"{argument}: {file} is not a safetensors file ({error})") from error

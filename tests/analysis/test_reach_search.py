@@ -1,5 +1,6 @@
 """Reach by numbers against closed forms, and against what holds for any method."""
 
+import itertools
 import pickle
 
 import pytest
@@ -89,7 +90,7 @@ def test_a_share_is_between_0_and_1_and_always_the_same(method: Method) -> None:
 def test_more_rank_reaches_more(make) -> None:
     target = random(12, 16, seed=1)
     shares = [mv.reach(make(rank), target, BASE) for rank in (1, 2, 4, 8)]
-    assert all(more > less - 1e-4 for less, more in zip(shares, shares[1:], strict=False))
+    assert all(more > less - 1e-4 for less, more in itertools.pairwise(shares))
     assert shares[-1] > shares[0]
 
 
