@@ -7,7 +7,7 @@ W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW)
 import abc
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -225,6 +225,19 @@ class Method(abc.ABC):
 
     def __str__(self) -> str:
         return self.name
+
+
+def the_method(argument: str, value: Any) -> Method:
+    """`value` where it is a Method; TypeError that names the argument where it is not."""
+    if isinstance(value, type) and issubclass(value, Method):
+        needed = any(f.default is f.default_factory is MISSING for f in fields(value) if f.init)
+        example = f"{value.__name__}({'2' if needed else ''})"
+        raise TypeError(
+            f"{argument}={value.__name__} is a class; pass an instance, such as {example}"
+        )
+    if not isinstance(value, Method):
+        raise TypeError(f"{argument}={value!r} is not a missviz method; try missviz.MiSS(rank=4)")
+    return value
 
 
 class Adapter(nn.Module, Update):

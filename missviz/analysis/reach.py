@@ -1,24 +1,40 @@
-"""Reach: how much of a wanted update a method can express at all. No training, closed form."""
+"""Reach: how much of a wanted update a method can express at all. No training."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, linear_with
-from missviz.adapters.bat import Bat, BatAdapter
-from missviz.adapters.disha import DiSHA, DiSHAAdapter
-from missviz.adapters.fixed_factor import FixedFactor
-from missviz.adapters.full import FrozenFineTuning, FullFineTuning
-from missviz.adapters.lora import LoRA
-from missviz.adapters.miss import MiSS, MiSSAdapter
-from missviz.adapters.s2ft import S2FT, S2FTAdapter
+from missviz.adapters.base import Adapter, Method, linear_with, the_method
+from missviz.adapters.bat import BatAdapter, InputBatAdapter, LeftBatAdapter, OutputBatAdapter
+from missviz.adapters.disha import DiSHAAdapter
+from missviz.adapters.dora import DoRA
+from missviz.adapters.fixed_factor import FixedFactorAdapter
+from missviz.adapters.full import FrozenFineTuningAdapter, FullFineTuningAdapter
+from missviz.adapters.lora import LoRAAdapter, LoRAPlusAdapter
+from missviz.adapters.miss import MiSSAdapter
+from missviz.adapters.s2ft import ColumnsS2FTAdapter, RowsS2FTAdapter, S2FTAdapter
 from missviz.adapters.shards import shard_owner, shard_sums
-from missviz.adapters.started import StartedProduct
+from missviz.adapters.started import StartedProductAdapter
+from missviz.analysis.reach_search import STARTS, STEPS, search
+from missviz.randomness import generator_for, normal
 
 Matrix = Float[Tensor, "out in_"]
+
+
+class Share(float):
+    """A share of ‖M‖², 0 to 1: a float that knows whether it is only *at least* that much."""
+
+    lower_bound: bool
+    """True where the method has no closed form and a search found it; the reach may be larger."""
+
+    def __new__(cls, value: float, lower_bound: bool = False) -> "Share":
+        share = super().__new__(cls, value)
+        share.lower_bound = lower_bound
+        return share
 
 
 def reach(
@@ -28,7 +44,7 @@ def reach(
     *,
     generator: torch.Generator | None = None,
     gradient: Matrix | None = None,
-) -> float:
+) -> Share:
     """The largest share of ‖M‖² that ΔW can capture: max over ΔW of 1 − ‖M − ΔW‖² / ‖M‖².
 
     | method                       | how                                                        |
@@ -40,41 +56,106 @@ def reach(
     | MiSS, DiSHA                  | projection on T (columns), R (rows), both (mini, DiSHA)    |
     | S2FT                         | the chosen columns or rows of M                            |
     | Bat                          | least squares per D block                                  |
+    | another, linear in all       | least squares over all trained numbers                     |
+    | any other, the reader's too  | a **lower bound**: it searches, in float64, by L-BFGS from |
+    |                              | several starts (`missviz.analysis.reach_search`)           |
 
     Args:
-        method: one of the above; random factors come from `generator` as in `method.on`.
+        method: any Method; random factors come from `generator` as in `method.on`.
         target: M (out, in).
-        base: W₀ (out, in), which Bat and all that start at B₀A₀ need.
+        base: W₀ (out, in), where ΔW depends on it: Bat, DoRA, and all that start at B₀A₀.
         generator: None means `method.on`'s default.
         gradient: ∂L/∂W₀ (out, in), which LoRA-GA starts from.
 
-    Returns a number from 0 to 1.
+    Returns a number from 0 to 1, whose `lower_bound` says whether it was searched for.
 
     Raises:
-        TypeError: `method` is none of the above.
+        TypeError: `method` is no Method.
         ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` or
             `gradient` is missing or of another shape.
     """
     if target.dim() != 2 or target.numel() == 0:
         raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
-    validation.finite("target", target)
-    wanted = target.detach().double()
-    energy = float(wanted.square().sum())
-    if energy == 0:
-        raise ValueError("target is zero: there is no energy to capture")
-    captured = next((how for kind, how in _CAPTURED.items() if isinstance(method, kind)), None)
-    if captured is None:
-        raise TypeError(f"the reach of {method} has no closed form here")
-    if base is None and isinstance(method, StartedProduct | Bat):
-        raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     if base is not None and base.shape != target.shape:
         raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
-    linear = linear_with(torch.zeros_like(wanted) if base is None else base.detach().to(wanted))
+    (share,) = reaches(method, target[None], base, generator=generator, gradient=gradient)
+    return share
+
+
+def reaches(
+    method: Method,
+    targets: Float[Tensor, "target out in_"],
+    base: Matrix | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    gradient: Matrix | None = None,
+    starts: int = STARTS,
+    steps: int = STEPS,
+) -> list[Share]:
+    """`reach` of several targets on one layer; a search takes little longer than for one.
+
+    Args:
+        starts, steps: of the search, where there is one.
+    """
+    the_method("method", method)
+    validation.finite("target", targets)
+    wanted = targets.detach().double()
+    if not wanted.square().sum((1, 2)).all():
+        raise ValueError("target is zero: there is no energy to capture")
+    if base is None and depends_on_weight(method, wanted[0], generator, gradient):
+        raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
+    adapter = _bound(method, wanted[0], base, generator, gradient)
+    captured = _CAPTURED.get(type(adapter))
+    if captured is None:
+        found = search([adapter], wanted[:, None], starts=starts, steps=steps)
+        return [Share(share, found.lower_bound) for share in found.shares.tolist()]
     with torch.no_grad():
-        if isinstance(method, FullFineTuning):
-            return 1.0
-        adapter = method.on(linear, generator=generator, gradient=gradient)
-        return min(1.0, max(0.0, captured(adapter, wanted) / energy))
+        return [
+            Share(min(1.0, max(0.0, captured(adapter, M) / float(M.square().sum()))))
+            for M in wanted
+        ]
+
+
+def _bound(
+    method: Method,
+    like: Matrix,
+    base: Matrix | None,
+    generator: torch.Generator | None,
+    gradient: Matrix | None,
+) -> Adapter:
+    """The adapter in float64, with the gradient that its numbers have: DoRA's own is none."""
+    if isinstance(method, DoRA):
+        method = replace(method, norm_gradient=True)
+    # Ones take no memory here, and nobody's norm is zero.
+    weight = like.new_ones(()).expand(like.shape) if base is None else base.detach().to(like)
+    bias = like.new_zeros(len(like))
+    return method.on(linear_with(weight, bias), generator=generator, gradient=gradient)
+
+
+def depends_on_weight(
+    method: Method,
+    like: Matrix,
+    generator: torch.Generator | None = None,
+    gradient: Matrix | None = None,
+) -> bool:
+    """Whether the same step away from the start gives another ΔW on another W₀."""
+    adapter = _bound(method, like, None, generator, gradient)
+    if type(adapter) in _CAPTURED:
+        return isinstance(adapter, StartedProductAdapter | BatAdapter)
+    other = normal(tuple(like.shape), 1.0, generator_for("another W₀"))
+    here = _moved(adapter)
+    there = _moved(_bound(method, like, other, generator, gradient))
+    return not torch.allclose(here, there, rtol=0, atol=1e-9 * float(here.abs().max()))
+
+
+@torch.no_grad()
+def _moved(adapter: Adapter) -> Matrix:
+    """ΔW after a random step of each trained number."""
+    for name, parameter in adapter.named_parameters():
+        if parameter.requires_grad:
+            step = normal(tuple(parameter.shape), 1.0, generator_for("reach", name))
+            parameter.add_(step.to(parameter))
+    return adapter.delta().detach()
 
 
 def _all(adapter: Adapter, wanted: Matrix) -> float:
@@ -82,16 +163,16 @@ def _all(adapter: Adapter, wanted: Matrix) -> float:
 
 
 def _low_rank(adapter: Adapter, wanted: Matrix) -> float:
-    if adapter.method.freeze_a:  # type: ignore[attr-defined]
+    assert isinstance(adapter, LoRAAdapter)
+    if not adapter.A.requires_grad:
         return _fixed_rows(adapter, wanted)
-    return float(torch.linalg.svdvals(wanted)[: adapter.method.rank].square().sum())  # type: ignore[attr-defined]
+    return float(torch.linalg.svdvals(wanted)[: adapter.method.rank].square().sum())
 
 
 def _started(adapter: Adapter, wanted: Matrix) -> float:
-    method = adapter.method
-    assert isinstance(method, StartedProduct)
-    start = method.scaling * (adapter.B0 @ adapter.A0)  # type: ignore[operator]
-    missed = torch.linalg.svdvals(wanted + start)[method.rank :].square().sum()
+    assert isinstance(adapter, StartedProductAdapter)
+    start = adapter.method.scaled(adapter.B0) @ adapter.A0
+    missed = torch.linalg.svdvals(wanted + start)[adapter.method.rank :].square().sum()
     return float(wanted.square().sum() - missed)
 
 
@@ -141,14 +222,19 @@ def _onto_rows(wanted: Matrix, rows: Float[Tensor, "r in_"]) -> Matrix:
     return wanted @ U[:, 1e-10 * S.max() < S]
 
 
-_CAPTURED: dict[type[Method], Callable[[Adapter, Matrix], float]] = {
-    FullFineTuning: _all,
-    FrozenFineTuning: _all,
-    LoRA: _low_rank,
-    StartedProduct: _started,  # type: ignore[type-abstract]
-    FixedFactor: _fixed_rows,
-    MiSS: _copies,
-    DiSHA: _copies,
-    S2FT: _chosen,
-    Bat: _bat,
+_CAPTURED: dict[type[Adapter], Callable[[Adapter, Matrix], float]] = {
+    FullFineTuningAdapter: _all,
+    FrozenFineTuningAdapter: _all,
+    LoRAAdapter: _low_rank,
+    LoRAPlusAdapter: _low_rank,
+    StartedProductAdapter: _started,
+    FixedFactorAdapter: _fixed_rows,
+    MiSSAdapter: _copies,
+    DiSHAAdapter: _copies,
+    ColumnsS2FTAdapter: _chosen,
+    RowsS2FTAdapter: _chosen,
+    OutputBatAdapter: _bat,
+    InputBatAdapter: _bat,
+    LeftBatAdapter: _bat,
 }
+"""By the very class: a subclass may have a formula of its own, and is searched."""

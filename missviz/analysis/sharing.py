@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Method, linear_with
+from missviz.adapters.base import Adapter, Method, linear_with, the_method
 from missviz.adapters.mos import MoS, MoSAdapter, joined
-from missviz.analysis.reach import reach
+from missviz.analysis.reach import depends_on_weight, reaches
+from missviz.analysis.reach_search import search
 from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 
@@ -84,20 +85,22 @@ def shared_reach(
     | one without sharing, such as LoRA    | `missviz.reach` of each M_t                         |
     | pure sharing: the same ΔW everywhere | Eckart-Young of the mean of all M_t, at rank e·L    |
     | any other MoS                        | `wired_reach`, a **lower bound**: it searches       |
+    | another that shares, the reader's    | all layers in one `reach_search`, a lower bound too |
 
     Args:
         method: `MoS(None, e, dissociate=False)` is pure sharing. α does not matter: the numbers
             are free.
         targets: M (n, L, out, in), n problems of L layers each.
-        seeds: n of them, for the draws of MoS's indices (as in `attach`); None: 0, 1, …, n − 1.
-        starts, steps: of the search.
+        seeds: n of them, for what a method that shares draws (as in `attach`), such as MoS's
+            indices; None: 0, 1, …, n − 1.
+        starts, steps: of a search.
 
     Returns n numbers from 0 to 1.
 
     Raises:
-        TypeError: the reach of `method` is not known here.
+        TypeError: `method` is no Method.
         ValueError: `targets` is not 4-D, not finite, or zero for one of the layers; `seeds` are
-            not n; the method does not fit the layers.
+            not n; the method does not fit the layers, or its ΔW depends on W₀: here there is none.
     """
     if targets.dim() != 4 or targets.numel() == 0:
         raise ValueError(
@@ -109,18 +112,38 @@ def shared_reach(
     energy = wanted.square().sum((2, 3))
     if not energy.all():
         raise ValueError("targets: one layer's is zero: there is no energy to capture")
-    if not isinstance(method, MoS):
-        shares = torch.tensor([[reach(method, M) for M in problem] for problem in wanted])
-        return (shares * energy).sum(1) / energy.sum(1)
+    the_method("method", method)
+    if depends_on_weight(method, wanted[0, 0]):
+        raise ValueError(f"{method}: what ΔW can be depends on W₀, and there is none here")
+    if type(method).shared is Method.shared:
+        found = reaches(method, wanted.flatten(0, 1), starts=starts, steps=steps)
+        return (torch.tensor(found).view_as(energy) * energy).sum(1) / energy.sum(1)
     seeds = range(problems) if seeds is None else seeds
     if len(seeds) != problems:
         raise ValueError(f"seeds has {len(seeds)} entries for {problems} problems")
+    if not isinstance(method, MoS):
+        return _searched(method, wanted, seeds, starts, steps)
     wirings = {seed: Wiring.of(method, layers, out, in_, seed=seed) for seed in set(seeds)}
     if method == MoS(None, method.budget, dissociate=False, alpha=method.alpha):
         # Σ_t ‖M_t − ΔW‖² is least where ΔW is nearest to the mean of all M_t.
         values = torch.linalg.svdvals(wanted.mean(1))[:, : method.budget * layers]
         return layers * values.square().sum(1) / energy.sum(1)
     return wired_reach(wanted, [wirings[seed] for seed in seeds], starts=starts, steps=steps)
+
+
+def _searched(
+    method: Method, targets: Targets, seeds: Sequence[int], starts: int, steps: int
+) -> Float[Tensor, " problem"]:
+    """One search for all layers that share, and for all problems of one seed."""
+    _, layers, out, in_ = targets.shape
+    shares = targets.new_zeros(len(targets))
+    for seed in dict.fromkeys(seeds):
+        linears = [linear_with(targets.new_ones(out, in_)) for _ in range(layers)]
+        attached = attach(nn.ModuleList(linears), method, seed=seed)
+        adapters = [adapter for adapter in attached if isinstance(adapter, Adapter)]
+        own = torch.tensor([other == seed for other in seeds])
+        shares[own] = search(adapters, targets[own], starts=starts, steps=steps).shares
+    return shares
 
 
 @one_thread()

@@ -1,6 +1,6 @@
 """First gradient norms against rank, beside what a larger first gradient does to training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,20 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from torch import Tensor, nn
 
 from missviz.adapters import validation
+from missviz.adapters.base import Method
 from missviz.adapters.full import FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.analysis.gradient_laws import column_correlation, lora_law, miss_law
 from missviz.analysis.gradients import initial_gradient_norms
 from missviz.displays.base import Display
-from missviz.displays.labels import Key
+from missviz.displays.labels import ROW, Key
 from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE, LinearTask, linear_task
 from missviz.machine import one_thread
-from missviz.style import FAINT, ink, method_style, row_of_axes, text_scale
+from missviz.style import FAINT, ink, method_style, method_styles, row_of_axes, text_scale
 
-FAMILIES = ("LoRA", "MiSS")
+FAMILIES: dict[str, Method] = {"LoRA": LoRA(1), "MiSS": MiSS(1)}
+"""Those whose law is known."""
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 RUNS = ("gain 1", "same rate", "compensated")
 LEAST_SHOWN, MOST_SHOWN = 1e-4, 300.0
@@ -42,8 +44,8 @@ class GradientNormDisplay(Display):
     with 95 % intervals over seeds; lines are the laws c √(r/3k) and √(1 + (g−1)ρ).
 
     Args:
-        norms: one row per family ("LoRA", "MiSS") and rank: family, rank, mean, low, high, law;
-            LoRA's at gain c.
+        norms: one row per family ("LoRA", "MiSS", and others) and rank: family, rank, mean, low,
+            high, law (NaN where none is known); LoRA's at gain c.
         curves: loss of LoRA with A frozen after 0, 1, … steps, by run ("gain 1", "same rate",
             "compensated"); 1 at the start, 0 for the least possible loss.
         gain: c.
@@ -74,6 +76,7 @@ class GradientNormDisplay(Display):
         if set(curves) != set(RUNS) or len({len(curve) for curve in curves.values()}) != 1:
             raise ValueError(f"curves: expected equally long ones of {', '.join(RUNS)}")
         self.norms, self.curves = norms, curves
+        self.others = [name for name in dict.fromkeys(norms["family"]) if name not in FAMILIES]
 
     @classmethod
     def from_tables(
@@ -103,8 +106,12 @@ class GradientNormDisplay(Display):
         table = table.reset_index()
         half = table.pop("sem") * stdtrit(table.pop("count") - 1, 0.975)
         table["low"], table["high"] = table["mean"] - half, table["mean"] + half
+        laws = {
+            "LoRA": lambda rank: lora_law(rank, SIZE),
+            "MiSS": lambda rank: miss_law(rank, SIZE, correlation),
+        }
         table["law"] = [
-            lora_law(rank, SIZE) if family == "LoRA" else miss_law(rank, SIZE, correlation)
+            laws[family](rank) if family in laws else np.nan
             for family, rank in zip(table["family"], table["rank"], strict=True)
         ]
         scaled = np.where(table["family"] == "LoRA", gain, 1.0)
@@ -132,12 +139,13 @@ class GradientNormDisplay(Display):
     def summary(self) -> str:
         at = int(np.median(self.norms["rank"].unique()))
         row = self.norms[self.norms["rank"] == at].set_index("family")["mean"]
+        others = "".join(f", {name} {row[name]:.2f}" for name in self.others if name in row)
         ends = {run: curve[-1] for run, curve in self.curves.items()}
         apart = np.abs(self.curves["compensated"] / self.curves["gain 1"] - 1).max()
         return (
             f"gain c = {self.gain:g}, input mean {self.input_mean:g} (ρ = {self.correlation:.2f}): "
             f"first gradient at r = {at}, over full fine-tuning's: LoRA {row['LoRA']:.2f}, "
-            f"MiSS {row['MiSS']:.2f}; loss after {len(self.curves['gain 1']) - 1} steps of "
+            f"MiSS {row['MiSS']:.2f}{others}; loss after {len(self.curves['gain 1']) - 1} steps of "
             f"{self.optimiser}: {ends['gain 1']:.2g} at c = 1, {ends['same rate']:.2g} at the same "
             f"rate, {ends['compensated']:.2g} at rate/{self.divided_by} "
             f"(largest relative difference to c = 1: {apart:.0e})"
@@ -145,7 +153,8 @@ class GradientNormDisplay(Display):
 
     def plot(self) -> "GradientNormDisplay":
         """Draw into a figure of its own."""
-        self.axes_ = row_of_axes(11, 4.3, (1, 1), left=0.75, top=0.7, gap=0.85)
+        top = 0.7 + ROW * len(self.others)
+        self.axes_ = row_of_axes(11, 4.3, (1, 1), left=0.75, top=top, gap=0.85)
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self._plot_norms(self.axes_[0])
         self._plot_runs(self.axes_[1])
@@ -155,7 +164,8 @@ class GradientNormDisplay(Display):
 
     def _plot_norms(self, ax: Axes) -> None:
         ranks = sorted(self.norms["rank"].unique())
-        ax.set(xscale="log", yscale="log", xlim=(0.8, 1.3 * ranks[-1]), ylim=(0.012, 16))
+        top = 100 if self.others else 16
+        ax.set(xscale="log", yscale="log", xlim=(0.8, 1.3 * ranks[-1]), ylim=(0.012, top))
         ax.xaxis.set(major_locator=FixedLocator(ranks), minor_locator=NullLocator())
         ax.xaxis.set_major_formatter("{x:g}")
         ax.yaxis.set(
@@ -169,8 +179,7 @@ class GradientNormDisplay(Display):
         self.laws_: dict[str, Line2D] = {}
         self.points_: dict[str, Line2D] = {}
         self.intervals_: dict[str, LineCollection] = {}
-        for family in FAMILIES:
-            style = method_style(family)
+        for family, style in method_styles([*FAMILIES, *self.others]).items():
             (self.laws_[family],) = ax.plot(ranks, np.ones(len(ranks)), color=style.color, lw=1.2)
             look = {"color": style.color, "marker": style.marker, "mfc": "none"}
             look |= {"ms": 7 * text_scale(), "mew": 1.4 * text_scale()}
@@ -203,7 +212,7 @@ class GradientNormDisplay(Display):
         self._run_key = Key(ax, list(looks.values()))
 
     def _fill(self) -> None:
-        for family in FAMILIES:
+        for family in (*FAMILIES, *self.others):
             rows = self.norms[self.norms["family"] == family].sort_values("rank")
             self.laws_[family].set_data(rows["rank"], rows["law"])
             self.points_[family].set_data(rows["rank"], rows["mean"])
@@ -212,7 +221,7 @@ class GradientNormDisplay(Display):
         for run, line in self.lines_.items():
             shown = np.arange(len(self.curves[run]))[:: EVERY if run == "compensated" else 1]
             line.set_data(shown, self.curves[run][shown])
-        self._norm_key.set("full fine-tuning", f"LoRA, gain {self.gain:g}", "MiSS")
+        self._norm_key.set("full fine-tuning", f"LoRA, gain {self.gain:g}", "MiSS", *self.others)
         self._run_key.set(
             f"LoRA, gain 1 ({self.optimiser})",
             f"gain {self.gain:g}, same rate",
@@ -239,17 +248,27 @@ class GradientNormDisplay(Display):
 
 @one_thread()
 def first_gradients(
-    input_means: Sequence[float], ranks: Sequence[int] = RANKS, seeds: int = 10
+    input_means: Sequence[float],
+    ranks: Sequence[int] = RANKS,
+    seeds: int = 10,
+    methods: Mapping[str, Method] = FAMILIES,
 ) -> pd.DataFrame:
-    """First gradients of LoRA (s = 1) and MiSS on `linear_task`, over full fine-tuning's.
+    """First gradients of methods on `linear_task`, over full fine-tuning's.
 
-    Returns one row per input_mean, family ("LoRA", "MiSS"), rank and seed, with `ratio` and
-    `correlation` (ρ of that seed's G). The seed draws task and adapter.
+    Args:
+        input_means: μ of the tasks.
+        ranks: of each method (Bat: block sizes), as far as they fit 64 × 64; one that has no size
+            is the same at each.
+        seeds: how many; a seed draws task and adapter.
+        methods: by family name; by default LoRA (s = 1) and MiSS.
+
+    Returns one row per input_mean, family, rank and seed, with `ratio` and `correlation` (ρ of that
+    seed's G).
 
     Raises TypeError or ValueError, naming the argument.
     """
     seeds = validation.positive_int("seeds", seeds)
-    methods = [LoRA(1), MiSS(1), FullFineTuning()]
+    full = FullFineTuning()
     tables = []
     for input_mean in input_means:
         tasks = [linear_task(input_mean, seed) for seed in range(seeds)]
@@ -261,20 +280,37 @@ def first_gradients(
 
         # One model with a layer per seed: the layers don't meet, and one gradient serves all.
         layers = nn.ModuleList(task.linear for task in tasks)
-        found = initial_gradient_norms(layers, loss, methods, ranks)
-        found = found[found["module"] != "*"].assign(seed=lambda table: table["module"].astype(int))
-        whole = found[found["family"] == methods[-1].name].set_index("seed")["norm"]
+
+        def measured(
+            method: Method, layers: nn.Module = layers, loss: Callable[..., Tensor] = loss
+        ) -> "pd.Series[float]":
+            found = initial_gradient_norms(layers, loss, [method])
+            found = found[found["module"] != "*"]
+            return found.set_index(found["module"].astype(int))["norm"]
+
+        whole = measured(full)
         correlations = {n: column_correlation(task.gradient()) for n, task in enumerate(tasks)}
-        for method in methods[:2]:
-            rows = found[found["family"] == method.name]
-            tables.append(
-                rows[["rank", "seed"]]
-                .astype(int)
-                .assign(
-                    input_mean=input_mean,
-                    family=method.name.split()[0],
-                    ratio=rows["norm"] / rows["seed"].map(whole),
-                    correlation=rows["seed"].map(correlations),
+        for family, method in methods.items():
+            known: dict[Method, pd.Series[float]] = {}
+            for rank in ranks:
+                variant = method.with_rank(rank)
+                try:
+                    variant.check_shape(SIZE, SIZE)
+                except ValueError:
+                    continue
+                if variant not in known:
+                    known[variant] = measured(variant)
+                ratios = known[variant] / whole
+                tables.append(
+                    pd.DataFrame(
+                        {
+                            "rank": rank,
+                            "seed": ratios.index,
+                            "input_mean": input_mean,
+                            "family": family,
+                            "ratio": ratios.to_numpy(),
+                            "correlation": ratios.index.map(correlations),
+                        }
+                    )
                 )
-            )
     return pd.concat(tables, ignore_index=True)

@@ -11,10 +11,13 @@ from jaxtyping import Float, Int
 from matplotlib.artist import Artist
 
 from missviz.adapters.base import Method
-from missviz.analysis.reach import reach
+from missviz.analysis.reach import reaches
 from missviz.displays.base import Display
 from missviz.displays.colors import beyond, color_limit
 from missviz.style import DIVERGING, FAINT, ink, method_styles, row_of_axes, text_scale
+
+STEPS = 100
+"""Of a search: enough for what a picture can show."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Reach:
     num_parameters: Int[np.ndarray, " n"]
     shares: Float[np.ndarray, " n"]
     """Of ‖M‖², from 0 to 1."""
+    lower_bound: bool = False
+    """Whether a share was searched for: the reach is at least that."""
 
     def at(self, rank: int) -> int | None:
         """Where `rank` stands among the ranks, or None."""
@@ -46,6 +51,7 @@ class ReachDisplay(Display):
         rank: the one that is marked.
         limit: colours of M run from −limit to limit; None means its largest magnitude, or, where
             few entries are far larger than all others, the 99 % quantile.
+        notice: what was left out, for the picture and the summary.
 
     After `plot`: `im_`, `lines_` and `bars_` by method, `axes_`, `figure_`.
     """
@@ -58,6 +64,7 @@ class ReachDisplay(Display):
         reaches: Mapping[str, Reach],
         rank: int,
         limit: float | None = None,
+        notice: str = "",
     ) -> None:
         if target.ndim != 2 or not target.any():
             raise ValueError(f"target of shape {target.shape} is not a matrix other than zero")
@@ -69,6 +76,7 @@ class ReachDisplay(Display):
                 f"rank={rank} was not computed; choose from {', '.join(map(str, known))}"
             )
         self.target, self.name, self.reaches, self.rank = target, name, dict(reaches), rank
+        self.notice = notice
         self.limit = limit or color_limit(target)
 
     @classmethod
@@ -82,7 +90,7 @@ class ReachDisplay(Display):
         name: str = "M",
         base: Float[torch.Tensor, "out in_"] | None = None,
     ) -> "ReachDisplay":
-        """In closed form, by `mv.reach`: nothing is trained.
+        """By `mv.reach`: nothing is trained.
 
         Args:
             target: M (out, in).
@@ -97,13 +105,15 @@ class ReachDisplay(Display):
 
     def summary(self) -> str:
         shares = [
-            f"{name} {found.shares[at]:.0%} ({found.num_parameters[at]})"
+            f"{name} {'at least ' * found.lower_bound}{found.shares[at]:.0%} "
+            f"({found.num_parameters[at]})"
             for name, found in self.reaches.items()
             if (at := found.at(self.rank)) is not None
         ]
         return (
             f"Target: {self.name}. Share in reach at rank {self.rank} (trained numbers): "
             + ", ".join(shares)
+            + (f" ({self.notice})" if self.notice else "")
         )
 
     def plot(self) -> "ReachDisplay":
@@ -139,6 +149,8 @@ class ReachDisplay(Display):
             look |= {"marker": style.marker, "mec": ink(), "mew": 0.6, "ms": 8 * text_scale()}
             (self.lines_[name],) = curves.plot([], [], **look)
             (self.bars_[name],) = bars.plot([], [], lw=2.2 * text_scale(), markevery=[1], **look)
+        if self.notice:
+            self.figure_.text(0.005, 0.012, self.notice, fontsize="small", color=FAINT)
         self.outcome_ = [*self.lines_.values(), *self.bars_.values()]
         self._fill()
         return self
@@ -181,7 +193,10 @@ def reaches_of(
     ranks: Iterable[int],
     base: Float[torch.Tensor, "out in_"] | None = None,
 ) -> dict[str, Reach]:
-    """The reach of each method at each rank that fits the layer; arguments as in `from_target`."""
+    """The reach of each method at each rank that fits the layer; arguments as in `from_target`.
+
+    Where it is searched for, within 100 steps: `mv.reach` may find a little more.
+    """
     wanted, found = list(ranks), {}
     for name, make in methods.items():
         points = []
@@ -189,9 +204,15 @@ def reaches_of(
             method = make(rank)
             try:
                 method.check_shape(*target.shape)
+                (share,) = reaches(method, target[None], base, steps=STEPS)
             except ValueError:
                 continue
-            points.append((rank, method.num_parameters(*target.shape), reach(method, target, base)))
+            points.append((rank, method.num_parameters(*target.shape), share))
         ranked, numbers, shares = zip(*points, strict=True) if points else ((), (), ())
-        found[name] = Reach(np.array(ranked), np.array(numbers), np.array(shares))
+        found[name] = Reach(
+            np.array(ranked, dtype=int),
+            np.array(numbers, dtype=int),
+            np.array(shares, dtype=float),
+            any(share.lower_bound for share in shares),
+        )
     return found

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from matplotlib import colormaps
 from matplotlib.artist import Artist
@@ -13,6 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from missviz.adapters import validation
+from missviz.adapters.base import Adapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.shards import shard_sums
 from missviz.displays.base import Display
@@ -36,6 +38,10 @@ HUES = (ORANGE, SKY, GREEN, PINK, YELLOW, BLUE, RED, VIOLET)
 """One for each column (or row) of D; grey is none."""
 NOBODYS = -1
 """Instead of a hue: cells that are the copy of no single column (or row) of D."""
+NOTHING = -2
+"""Traced where a column is the copy of none."""
+PARALLEL = 1e-9
+"""Columns whose cosine is that near to 1 or −1 are multiples of each other."""
 COLORS = ("entry", "value")
 TRACED, OTHER = 0.8, 0.3
 """How much hue a cell has, the rest being white: digits on it are black. Bars have more."""
@@ -76,6 +82,9 @@ class ShardDisplay(Display):
         color: what the cells of D and ΔW are coloured by: "entry", which column (or row) of D they
             are in, or "value".
         largest: where colours by value end; None means the largest entry of ΔW.
+        gains: for each column of ΔW, how many times that column of D it is; None means 1. Where it
+            is the copy of no single one, `owner` is −1.
+        notice: where D is from, for the picture and the summary.
 
     Raises ValueError where shapes disagree or trace is no column (or row).
     Source: MiSS Eq. 4-7 (columns), Eq. 3 (rows).
@@ -98,6 +107,8 @@ class ShardDisplay(Display):
         limits: tuple[float, float] | None = None,
         color: str = "entry",
         largest: float | None = None,
+        gains: Float[np.ndarray, " in_"] | None = None,
+        notice: str = "",
     ) -> None:
         validation.one_of("share", share, ("columns", "rows"))
         validation.one_of("color", color, COLORS)
@@ -117,6 +128,7 @@ class ShardDisplay(Display):
             raise ValueError(f"trace={trace!r}: ΔW has {share} 0 to {places - 1}")
         self.D, self.delta, self.x, self.sums, self.owner = D, delta, x, sums, owner
         self.share, self.name, self.trace = share, name, trace
+        self.gains, self.notice = np.ones(in_features) if gains is None else gains, notice
         self.products, self.y = D @ sums, delta @ x
         longest = max(_largest(x), _largest(sums)), _largest(self.y)
         self.limits = limits or (longest[0] or 1.0, longest[1] or 1.0)
@@ -125,38 +137,77 @@ class ShardDisplay(Display):
     @classmethod
     def from_adapter(
         cls,
-        adapter: MiSSAdapter,
+        adapter: Adapter,
         x: Float[Tensor, " in_"],
         *,
         trace: int = 0,
         limits: tuple[float, float] | None = None,
         color: str = "entry",
         largest: float | None = None,
+        notice: str = "",
     ) -> "ShardDisplay":
-        """What MiSS does to one input now, in float64. ValueError for mini, which shares both."""
+        """What a method does to one input now, in float64.
+
+        MiSS has its D. Of any other method, the reader's too, D is the left one of its `factors`;
+        where it has none, D has one column for each direction that the columns of ΔW have.
+
+        Raises ValueError for mini, which shares columns and rows, and where D has more than 8
+        columns.
+        """
+        name, delta, x = adapter.method.name, *(_exact(part) for part in (adapter.delta(), x))
+        # By the very class: a subclass may have a formula of its own.
+        if type(adapter) is MiSSAdapter:
+            parts = cls._of_miss(adapter, x)
+        else:
+            parts = cls._of_any(name, delta, adapter.factors(), x)
+        shown: dict[str, Any] = {"trace": trace, "limits": limits, "color": color}
+        shown |= {"largest": largest, "notice": notice}
+        return cls(delta=delta.numpy(), x=x.numpy(), name=name, **parts, **shown)
+
+    @staticmethod
+    def _of_miss(adapter: MiSSAdapter, x: Float[Tensor, " in_"]) -> dict[str, Any]:
         method = adapter.method
         if method.mini is not None:
             raise ValueError(f"{method.name} shares columns and rows; this display follows one")
-        D, delta, x = (part.detach().cpu().double() for part in (adapter.D, adapter.delta(), x))
         by_columns = method.share == "columns"
         row_owner, column_owner = adapter.owners()
-        return cls(
-            D=D.numpy(),
-            delta=delta.numpy(),
-            x=x.numpy(),
-            sums=(shard_sums(x, method.rank, str(method.layout)) if by_columns else x).numpy(),
-            owner=(column_owner if by_columns else row_owner).cpu().numpy(),
-            share=method.share,
-            name=method.name,
-            trace=trace,
-            limits=limits,
-            color=color,
-            largest=largest,
-        )
+        sums = shard_sums(x, method.rank, str(method.layout)) if by_columns else x
+        return {
+            "D": _exact(adapter.D).numpy(),
+            "sums": sums.numpy(),
+            "owner": (column_owner if by_columns else row_owner).cpu().numpy(),
+            "share": method.share,
+        }
+
+    @staticmethod
+    def _of_any(
+        name: str,
+        delta: Float[Tensor, "out in_"],
+        thin: tuple[Tensor, Tensor] | None,
+        x: Float[Tensor, " in_"],
+    ) -> dict[str, Any]:
+        D, F = _directions(name, delta) if thin is None else map(_exact, thin)
+        if D.shape[1] > len(HUES):
+            raise ValueError(
+                f"{name} has a left factor of {D.shape[1]} columns; this display follows at most "
+                f"{len(HUES)}"
+            )
+        single = (F != 0).sum(0) == 1
+        owner = torch.where(single, F.abs().argmax(0), NOBODYS)
+        return {
+            "D": D.numpy(),
+            "sums": (F @ x).numpy(),
+            "owner": owner.numpy(),
+            "share": "columns",
+            "gains": F.sum(0).numpy(),
+        }
 
     @property
     def copies(self) -> list[int]:
-        """The columns (or rows) of ΔW that equal the traced one by construction, and itself."""
+        """The columns (or rows) of ΔW that equal the traced one by construction, but for their
+        gains, and itself."""
+        if self.owner[self.trace] == NOBODYS:
+            return [self.trace]
         return [int(place) for place in np.flatnonzero(self.owner == self.owner[self.trace])]
 
     @property
@@ -170,8 +221,12 @@ class ShardDisplay(Display):
             return f"{self.name}: no update yet, ΔW = 0"
         source = int(self.owner[self.trace])
         places = ("s " if len(self.copies) > 1 else " ") + ", ".join(map(str, self.copies))
-        if self.share == "columns":
-            terms = " + ".join(f"x[{place}]" for place in self.copies)
+        if source == NOBODYS:
+            traced = f"column {self.trace} of ΔW is made of several columns of D"
+        elif self.share == "columns":
+            gains = [self.gains[place] for place in self.copies]
+            words = [f"{gain:.3g} " if gain != 1 else "" for gain in gains]
+            terms = " + ".join(f"{w}x[{p}]" for w, p in zip(words, self.copies, strict=True))
             traced = (
                 f"column {source} of D is column{places} of ΔW, "
                 f"and S[{source}] = {terms} = {self.sums[source]:g}"
@@ -181,8 +236,9 @@ class ShardDisplay(Display):
                 f"row {source} of D is row{places} of ΔW, where y is {self.products[source]:.2g}; "
                 "nothing of x is summed"
             )
+        origin = f" ({self.notice})" if self.notice else ""
         return (
-            f"{self.name}: {self.D.size} numbers fill {self.delta.size} cells; {traced}; "
+            f"{self.name}: {self.D.size} numbers{origin} fill {self.delta.size} cells; {traced}; "
             f"the two ways to y differ by {self.difference:.0e}".replace("0e+00", "exactly 0")
         )
 
@@ -205,6 +261,8 @@ class ShardDisplay(Display):
             *self.long_.matrix.artists,
             *self.long_.product.artists,
         ]
+        if self.notice:
+            self.figure_.text(0.005, 0.012, self.notice, fontsize="small", color=FAINT)
         self._fill()
         return self
 
@@ -221,7 +279,7 @@ class ShardDisplay(Display):
 
     def update(self, other: "ShardDisplay") -> None:
         """Show another display, of a ΔW of the same shape, with the same artists and limits."""
-        for given in ("D", "delta", "x", "sums", "owner", "share", "name", "trace"):
+        for given in ("D", "delta", "x", "sums", "owner", "share", "name", "trace", "gains"):
             setattr(self, given, getattr(other, given))
         self.products, self.y = other.products, other.y
         self._fill()
@@ -230,6 +288,7 @@ class ShardDisplay(Display):
         by_columns = self.share == "columns"
         of_d = np.arange(self.D.shape[1] if by_columns else self.D.shape[0])
         traced = int(self.owner[self.trace])
+        traced = NOTHING if traced == NOBODYS else traced
         self.short_.set(self.D, self.sums, self.products, of_d, by_columns, traced)
         self.long_.set(self.delta, self.x, self.y, self.owner, by_columns, traced)
         self.short_.label.set_text("S" if by_columns else "x")
@@ -253,6 +312,37 @@ class ShardDisplay(Display):
         shown = beside >= LEAST_VOID or (not beside and below >= LEAST_VOID)
         self.void_.set_text(f"nothing here:\nD is {rows} × {columns}" if shown else "")
         self.short_.number(rows, columns)
+
+
+def _exact(part: Tensor) -> Tensor:
+    return part.detach().cpu().double()
+
+
+def _directions(
+    name: str, delta: Float[Tensor, "out in_"]
+) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
+    """(D, F) with ΔW = D F, each column of ΔW a multiple of a single column of D."""
+    found: list[int] = []
+    F = torch.zeros(delta.shape[1], delta.shape[1], dtype=delta.dtype)
+    for place, column in enumerate(delta.mT):
+        if not column.any():
+            continue  # no times any column
+        for row, first in enumerate(found):
+            known = delta[:, first]
+            gain = float(known @ column / (known @ known))
+            if torch.linalg.norm(column - gain * known) <= PARALLEL * torch.linalg.norm(column):
+                F[row, place] = gain
+                break
+        else:
+            F[len(found), place] = 1.0
+            found.append(place)
+        if len(found) > len(HUES):
+            raise ValueError(
+                f"{name} has no factors(), and ΔW more than {len(HUES)} columns that are no "
+                "multiples of each other: there is nothing copied to follow"
+            )
+    found = found or [0]  # no update yet
+    return delta[:, found], F[: len(found)]
 
 
 class _Way:

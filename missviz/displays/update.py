@@ -15,7 +15,7 @@ from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
 from missviz.displays.colors import beyond, color_limit, color_scale
 from missviz.displays.digits import Digits
-from missviz.style import DIVERGING, FAINT, row_of_axes, text_scale
+from missviz.style import DIVERGING, FAINT, paper, row_of_axes, text_scale
 
 MOST_WITH_DIGITS = 8
 LONGEST = 2.5
@@ -33,6 +33,8 @@ class UpdateDisplay(Display):
         name: of the method.
         limit: colours run from −limit to limit; None means the largest magnitude shown, or, where
             few are far larger than all others, the 99 % quantile; the picture says what is beyond.
+        notice: what was left out, for the picture and the summary.
+        x: an input (in,), drawn above each square, and beside it what the square makes of it.
 
     After `plot`: `ims_` and `digits_` (one per square; none if larger), `axes_`, `figure_`.
     """
@@ -44,20 +46,33 @@ class UpdateDisplay(Display):
         delta: Float[np.ndarray, "out in_"] | None,
         name: str,
         limit: float | None = None,
+        notice: str = "",
+        x: Float[np.ndarray, " in_"] | None = None,
     ) -> None:
         if base.ndim != 2 or (delta is not None and base.shape != delta.shape):
             shape = None if delta is None else delta.shape
             raise ValueError(f"base {base.shape} and delta {shape} are not two equal matrices")
+        if x is not None and x.shape != base.shape[1:]:
+            raise ValueError(f"x {x.shape} does not fit a base {base.shape}")
         self.base, self.delta, self.name = base, delta, name
+        self.notice, self.x = notice, x
         self.limit = limit or color_limit(*self._shown)
 
     @classmethod
-    def from_adapter(cls, adapter: Adapter, *, limit: float | None = None) -> "UpdateDisplay":
+    def from_adapter(
+        cls,
+        adapter: Adapter,
+        *,
+        limit: float | None = None,
+        notice: str = "",
+        x: Float[np.ndarray, " in_"] | None = None,
+    ) -> "UpdateDisplay":
         """What an adapter does to its layer now."""
         # ΔW is built in float64: rounding of float32 products would show as rank.
         exact = copy.deepcopy(adapter).cpu().double()
         base, delta = (matrix.detach().numpy() for matrix in (exact.base.weight, exact.delta()))
-        return cls(base=base, delta=delta, name=adapter.method.name, limit=limit)
+        name = adapter.method.name
+        return cls(base=base, delta=delta, name=name, limit=limit, notice=notice, x=x)
 
     @property
     def _shown(self) -> list[Float[np.ndarray, "out in_"]]:
@@ -66,6 +81,16 @@ class UpdateDisplay(Display):
         return [self.base, self.delta, self.base + self.delta]
 
     def summary(self) -> str:
+        return "; ".join(filter(None, [self._said(), self._said_of_x(), self.notice]))
+
+    def _said_of_x(self) -> str:
+        if self.x is None or self.delta is None:
+            return ""
+        moved = self.delta @ self.x
+        y, Δy = (np.linalg.norm(vector) for vector in (self.base @ self.x + moved, moved))
+        return f"ΔW x has length {Δy:.2f}, y = W₀ x + ΔW x {y:.2f}"
+
+    def _said(self) -> str:
         if self.delta is None:
             return self.name
         if not self.delta.any():
@@ -97,15 +122,16 @@ class UpdateDisplay(Display):
             axes = row_of_axes(11, 4.55, (1, 1, 1), left=0.1, right=0.1, bottom=0.8, gap=0.36)
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
-        rows, columns = self.base.shape
+        rows, columns = self._with_x(self.base).shape
         look: dict[str, Any] = {"cmap": DIVERGING, "clim": (-self.limit, self.limit)}
         look["interpolation"] = "nearest"  # averages of heavy tails are pale
         look["aspect"] = "equal" if max(rows / columns, columns / rows) <= LONGEST else "auto"
         self.ims_ = [ax.imshow(np.zeros((rows, columns)), **look) for ax in axes]
-        with_digits = max(rows, columns) <= MOST_WITH_DIGITS
+        with_digits = max(self.base.shape) <= MOST_WITH_DIGITS
         self.digits_ = [Digits(ax, 0.65 * self.limit) for ax in axes if with_digits]
         for ax in axes:
-            ax.set(xticks=[], yticks=[], facecolor=FAINT)
+            ax.set(xticks=[], yticks=[], facecolor=FAINT if self.x is None else paper())
+            ax.spines[:].set_visible(self.x is None)
         middle = {"ha": "center", "va": "center"}
         place = axes[1].transAxes
         self.reason_ = axes[1].text(
@@ -127,6 +153,8 @@ class UpdateDisplay(Display):
             self.reason_,
             self.words_,
         ]
+        if self.notice:
+            self.figure_.text(0.005, 0.012, self.notice, fontsize="small", color=FAINT)
         if own:
             self._draw_between()
         self._fill()
@@ -153,6 +181,15 @@ class UpdateDisplay(Display):
         )
         self.outcome_ = [*self.outcome_, self.clipped_]
 
+    def _with_x(self, square: Float[np.ndarray, "out in_"]) -> Float[np.ndarray, "rows columns"]:
+        """The square with x above it and what it makes of x beside it, a cell apart."""
+        if self.x is None:
+            return square
+        rows, columns = square.shape
+        room = np.full((rows + 2, columns + 2), np.nan)
+        room[2:, :columns], room[0, :columns], room[2:, -1] = square, self.x, square @ self.x
+        return room
+
     def ghost(self, pinned: "UpdateDisplay") -> list[Artist]:
         """Under the digit in each cell of ΔW a grey bar, left of the middle −, right of it +; the
         longest is the largest entry."""
@@ -161,7 +198,8 @@ class UpdateDisplay(Display):
         lengths = 0.46 * pinned.delta / (np.abs(pinned.delta).max() or 1.0)
         bars = [
             Path([(x, y + 0.26), (x + length, y + 0.26), (x + length, y + 0.46), (x, y + 0.46)])
-            for (y, x), length in np.ndenumerate(lengths)
+            for (row, x), length in np.ndenumerate(lengths)
+            for y in [row if self.x is None else row + 2]
         ]
         grey = PathPatch(Path.make_compound_path(*bars), facecolor=FAINT, edgecolor="black", lw=0.7)
         return [self.axes_[1].add_patch(grey)]
@@ -182,10 +220,10 @@ class UpdateDisplay(Display):
                 "W₀ + ΔW": self.base + self.delta,
             }
         for ax, im, (title, square) in zip(self.axes_, self.ims_, squares.items(), strict=True):
-            im.set_data(np.ma.masked_invalid(square))
-            ax.set_title(title)
+            im.set_data(np.ma.masked_invalid(self._with_x(square)))
+            ax.set_title(title if self.x is None else f"{title}, x and product")
         for digits, square in zip(self.digits_, squares.values(), strict=False):
-            digits.set(square)
+            digits.set(self._with_x(square))
         reason = self.name if self.delta is None else ""
         self.reason_.set_text("\n".join(textwrap.wrap(reason, LINE)))
         self.words_.set_text(self._words())

@@ -5,15 +5,20 @@ import functools
 import math
 from typing import Any
 
-from missviz.adapters.base import Method, linear_with
+import torch
+
+from missviz.adapters.base import Adapter, Method, linear_with
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.displays.colinearity import SCALES, ColinearityDisplay
 from missviz.experiments.snapshots import STEPS, adapter_snapshots
+from missviz.experiments.tasks import WIDTH
+from missviz.explore.methods import Choice, Menu, on_layer
 from missviz.explore.panel import Panel
 from missviz.explore.weights import load_weight
+from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
 
 BLOCK_SIZE = 8
@@ -36,7 +41,7 @@ def methods(block_size: int) -> dict[str, Method]:
 
 
 def colinearity(
-    method: str = "Bat",
+    method: Any = "Bat",
     scale: float = 1,
     steps: int | None = None,
     weight: Any = None,
@@ -50,7 +55,9 @@ def colinearity(
     race, which is run when the panel is made.
 
     Args:
-        method: "MiSS", "Bat", "LoRA" or "fixed orthogonal".
+        method: "MiSS", "Bat", "LoRA" or "fixed orthogonal", or your own: a method object, or a list
+            (`missviz.explore.methods` has the rule), with the size that you gave it. The law is
+            Bat's.
         scale: what W₀ is multiplied by: 1/8 … 16; 1 leaves it as it is.
         steps: of Adam: 0, 1, 3, 10, 30, 100; None means 100.
         weight: your own W₀ (out, in) in place of that network: a tensor, an array, the path of a
@@ -63,36 +70,64 @@ def colinearity(
         TypeError, ValueError, FileNotFoundError: `weight` is no weight; it has a single column or
             only zeros; `steps` is given with it; a value is none of its control's choices.
     """
+    # There is no control for the size: only the names count.
+    menu = Menu.of(dict.fromkeys(methods(BLOCK_SIZE), MiSS), method)
     if weight is not None:
-        return _on_own_weight(method, scale, steps, weight, reveal)
-    ready = _trained()
+        return _on_own_weight(menu, scale, steps, weight, reveal)
+    ready = dict(_trained())
+    for one in menu.options:
+        if isinstance(one, Method):
+            random = normal((WIDTH, WIDTH), 1.0, generator_for("explore.colinearity"))
+            _check_scalable(on_layer(one, linear_with(random)))
+            ready |= _over_steps(one, one)
 
-    def display(method: str, scale: float, steps: int) -> ColinearityDisplay:
+    def display(method: Choice, scale: float, steps: int) -> ColinearityDisplay:
         return copy.copy(ready[method, steps][scale])
 
     choices: dict[str, list[Any]] = {
-        "method": list(methods(BLOCK_SIZE)),
+        "method": menu.options,
         "scale": list(SCALES),
         "steps": list(STEPS),
     }
-    values = {"method": method, "scale": scale, "steps": STEPS[-1] if steps is None else steps}
+    values = {"method": menu.first, "scale": scale, "steps": STEPS[-1] if steps is None else steps}
     return Panel("colinearity", display, choices, values, reveal=reveal)
 
 
+def _check_scalable(adapter: Adapter) -> None:
+    """ValueError where the trained numbers are of W₀'s size: then they cannot be kept while W₀ is
+    scaled."""
+    scaled = copy.deepcopy(adapter)
+    with torch.no_grad():
+        scaled.base.weight.mul_(2)
+        if (scaled.delta() - adapter.delta()).abs().max() > 1e-9 * adapter.base.weight.abs().max():
+            raise ValueError(
+                f"{adapter.method}: its trained numbers are of W₀'s size, so that W₀ cannot be "
+                "scaled while they are kept; missviz.explore.rank takes it"
+            )
+
+
+Ready = dict[tuple[Choice, int], dict[float, ColinearityDisplay]]
+"""For each method and step the displays over all scales."""
+
+
 @functools.lru_cache(maxsize=1)
-def _trained() -> dict[tuple[str, int], dict[float, ColinearityDisplay]]:
-    """For each method and step the displays over all scales: about 0.5 s."""
-    ready = {}
+def _trained() -> Ready:
+    """Of the methods that are always there: about 0.5 s."""
+    ready: Ready = {}
     for name, method in methods(BLOCK_SIZE).items():
-        for step, adapter in adapter_snapshots(method, STEPS).items():
-            origin = f"after {step} step{'s' * (step != 1)}"
-            ready[name, step] = ColinearityDisplay.over_scales(adapter, BLOCK_SIZE, origin=origin)
+        ready |= _over_steps(name, method)
     return ready
 
 
-def _on_own_weight(
-    method: str, scale: float, steps: int | None, weight: Any, reveal: bool
-) -> Panel:
+def _over_steps(called: Choice, method: Method) -> Ready:
+    ready: Ready = {}
+    for step, adapter in adapter_snapshots(method, STEPS).items():
+        origin = f"after {step} step{'s' * (step != 1)}"
+        ready[called, step] = ColinearityDisplay.over_scales(adapter, BLOCK_SIZE, origin=origin)
+    return ready
+
+
+def _on_own_weight(menu: Menu, scale: float, steps: int | None, weight: Any, reveal: bool) -> Panel:
     if steps is not None:
         raise ValueError(f"steps={steps!r}: nothing is trained on your own weight; leave it out")
     own = load_weight(weight)
@@ -106,15 +141,18 @@ def _on_own_weight(
         raise ValueError("weight is zero: it has no scale; give one with other entries")
     block_size = _block_size(out_features, in_features)
     linear = linear_with(own.matrix)
-    ready = {}
-    for name, chosen in methods(block_size).items():
-        adapter = chosen.on(linear)
+    ready: dict[Choice, dict[float, ColinearityDisplay]] = {}
+    shipped = methods(block_size)
+    for name in menu.options:
+        chosen = shipped[name] if isinstance(name, str) else name
+        adapter = on_layer(chosen, linear)
+        _check_scalable(adapter)
         randomise(adapter)
         ready[name] = ColinearityDisplay.over_scales(
             adapter, block_size, origin="random D", notice=own.notice
         )
 
-    def display(method: str, scale: float) -> ColinearityDisplay:
+    def display(method: Choice, scale: float) -> ColinearityDisplay:
         return copy.copy(ready[method][scale])
 
     choices: dict[str, list[Any]] = {"method": list(ready), "scale": list(SCALES)}
@@ -122,7 +160,7 @@ def _on_own_weight(
         "colinearity",
         display,
         choices,
-        {"method": method, "scale": scale},
+        {"method": menu.first, "scale": scale},
         fixed={"weight": own.source},
         reveal=reveal,
     )

@@ -1,12 +1,15 @@
 """Is a larger first gradient better? Turn up the gain, then turn down the rate."""
 
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
-from missviz.displays.gradient_norms import GradientNormDisplay, first_gradients
-from missviz.experiments.gain_and_rate import OPTIMISERS, gain_runs
-from missviz.explore.panel import Panel
+from missviz.displays.gradient_norms import FAMILIES, GradientNormDisplay, first_gradients
+from missviz.experiments.gain_and_rate import OPTIMISERS, gain_runs, linear_task
+from missviz.explore.methods import beside, code, on_layer
+from missviz.explore.panel import Panel, check_choices
 
 GAINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 INPUT_MEANS = (0.0, 0.1, 0.3, 1.0)
@@ -14,7 +17,12 @@ SEEDS = 10
 
 
 def gradient_norms(
-    gain: float = 4.0, input_mean: float = 0.3, optimiser: str = "SGD", *, reveal: bool = True
+    gain: float = 4.0,
+    input_mean: float = 0.3,
+    optimiser: str = "SGD",
+    method: Any = None,
+    *,
+    reveal: bool = True,
 ) -> Panel:
     """First gradient against rank, and the loss that follows; controls: gain, input mean,
     optimiser.
@@ -24,26 +32,53 @@ def gradient_norms(
     of a mean other than zero make the columns of G alike (ρ), which MiSS adds up.
 
     Right: training LoRA r = 8 with A frozen at gain 1; at gain c with the same rate; and at gain c
-    with rate/c² (SGD) or rate/c (Adam). With reveal=False the runs at gain c stay hidden until
-    `panel.reveal()`. All runs are done when the panel is made.
+    with rate/c² (SGD) or rate/c (Adam). All runs are done when the panel is made.
+
+    Args:
+        gain: c, which multiplies LoRA's frozen factor.
+        input_mean: μ of the inputs.
+        optimiser: "SGD" or "Adam".
+        method: your own beside LoRA and MiSS on the left, measured at each rank: a method object,
+            or a list (`missviz.explore.methods` has the rule). One without a size is a level line.
+        reveal: False hides the runs at gain c until `panel.reveal()`.
+
+    Raises TypeError or ValueError, naming the argument.
     """
+    own = beside(FAMILIES, method)
+    choices = {"gain": GAINS, "input_mean": INPUT_MEANS, "optimiser": OPTIMISERS}
+    values = {"gain": gain, "input_mean": input_mean, "optimiser": optimiser}
+    values = check_choices("gradient_norms", choices, values)
+    for one in own.values():
+        on_layer(one, linear_task().linear)
     norms, runs = _norms(), _runs()
+
+    @functools.cache
+    def beside_them(input_mean: float) -> pd.DataFrame:
+        return pd.concat([norms, first_gradients([input_mean], seeds=SEEDS, methods=own)])
 
     def compute(gain: float, input_mean: float, optimiser: str) -> GradientNormDisplay:
         return GradientNormDisplay.from_tables(
-            norms,
+            beside_them(input_mean) if own else norms,
             runs[optimiser, input_mean],
             gain=gain,
             input_mean=input_mean,
             optimiser=optimiser,
         )
 
+    def work() -> Iterator[str]:
+        for done, mean in enumerate(INPUT_MEANS if own else (), 1):
+            beside_them(mean)
+            yield f"first gradients: {done} of {len(INPUT_MEANS)} input means"
+
+    fixed = {"method": code(method)} if own else {}
     return Panel(
         "gradient_norms",
         compute,
-        {"gain": GAINS, "input_mean": INPUT_MEANS, "optimiser": OPTIMISERS},
-        {"gain": gain, "input_mean": input_mean, "optimiser": optimiser},
+        choices,
+        values,
+        fixed=fixed,
         reveal=reveal,
+        work=work(),
     )
 
 

@@ -1,8 +1,8 @@
 """How many directions an update has: singular values of ΔW, W₀ and W₀ + ΔW."""
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from missviz.analysis.spectra import spectrum
 from missviz.displays.spectrum import Spectrum, SpectrumDisplay
 from missviz.experiments.snapshots import adapter_snapshots
 from missviz.experiments.tasks import WIDTH
+from missviz.explore.methods import Choice, Menu, on_layer
 from missviz.explore.panel import Panel
 from missviz.explore.weights import OwnWeight, load_weight
+from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
 
 METHODS: dict[str, Callable[[int], Method]] = {
@@ -40,8 +42,8 @@ entries, for those that start at 0."""
 
 
 def rank(
-    method: str = "MiSS",
-    rank: int = 4,
+    method: Any = "MiSS",
+    rank: int | None = None,
     steps: int = 100,
     weight: Any = None,
     *,
@@ -53,8 +55,9 @@ def rank(
     done when the panel is made. With reveal=False the update stays hidden until `panel.reveal()`.
 
     Args:
-        method: one of the menu.
-        rank: of every method; Bat's block size.
+        method: one of the menu, or your own: a method object, or a list (`missviz.explore.methods`
+            has the rule); its run is made when the panel is.
+        rank: of every method; Bat's block size. None means that of your own method, or 4.
         steps: of Adam: 0, 1, 3, 10, 30 or 100.
         weight: your own W₀ in place of the trained layer: a tensor, an array, or a path (see
             `missviz.explore.weights.load_weight`). Nothing is trained then: random numbers stand
@@ -63,19 +66,29 @@ def rank(
 
     Raises TypeError or ValueError, naming the argument, also where `rank` does not fit `method`.
     """
-    rank = validation.positive_int("rank", rank)
+    menu = Menu.of(METHODS, method)
+    size = validation.positive_int("rank", menu.size(rank, 4))
     if weight is not None:
-        return _on_own_weight(method, rank, load_weight(weight), reveal)
-    if method in METHODS:
-        METHODS[method](rank).check_shape(WIDTH, WIDTH)
+        return _on_own_weight(menu, size, load_weight(weight), reveal)
+    _check(menu, size, WIDTH, WIDTH)
+    runs = _runs(size).with_own([one for one in menu.options if isinstance(one, Method)])
     return Panel(
         "rank",
-        _runs(rank).display,
-        {"method": list(METHODS), "steps": list(STEPS)},
-        {"method": method, "steps": steps},
-        fixed={"rank": rank},
+        runs.display,
+        {"method": menu.options, "steps": list(STEPS)},
+        {"method": menu.first, "steps": steps},
+        fixed={"rank": size} if menu.sized or rank is not None else {},
         reveal=reveal,
     )
+
+
+def _check(menu: Menu, rank: int, out_features: int, in_features: int) -> None:
+    """What is shown first fits the layer, or ValueError says why not."""
+    first = menu.at(menu.first, rank)
+    if isinstance(menu.first, Method):
+        weight = normal((out_features, in_features), 1.0, generator_for("explore.rank"))
+        on_layer(first, linear_with(weight))
+    first.check_shape(out_features, in_features)
 
 
 @dataclass(frozen=True)
@@ -84,13 +97,24 @@ class _Runs:
 
     rank: int
     base: np.ndarray
-    spectra: dict[str, dict[int, Spectrum]]
+    spectra: dict[Choice, dict[int, Spectrum]]
     """By method and steps."""
-    reasons: dict[str, str]
+    reasons: dict[Choice, str]
     """Why the other methods do not exist at this rank."""
 
-    def display(self, method: str, steps: int) -> SpectrumDisplay:
-        label = METHODS[method](self.rank).name
+    def with_own(self, methods: Sequence[Method]) -> "_Runs":
+        """These, and runs of the reader's own methods, made now."""
+        spectra, reasons = dict(self.spectra), dict(self.reasons)
+        for method in methods:
+            try:
+                spectra[method] = _spectra(method.with_rank(self.rank))
+            except (ValueError, RuntimeError) as error:
+                reasons[method] = str(error)
+        return replace(self, spectra=spectra, reasons=reasons)
+
+    def display(self, method: Choice, steps: int) -> SpectrumDisplay:
+        at_rank = METHODS[method] if isinstance(method, str) else method.with_rank
+        label = at_rank(self.rank).name
         found, notice = None, self.reasons.get(method, f"after {steps} steps of Adam")
         if method in self.spectra:
             found = self.spectra[method][steps]
@@ -101,32 +125,34 @@ class _Runs:
 
 @functools.lru_cache(maxsize=8)
 def _runs(rank: int) -> _Runs:
-    taken, reasons = {}, {}
+    spectra: dict[Choice, dict[int, Spectrum]] = {}
+    reasons: dict[Choice, str] = {}
     for name, make in METHODS.items():
         try:
             make(rank).check_shape(WIDTH, WIDTH)
         except ValueError as error:
             reasons[name] = str(error)
         else:
-            taken[name] = adapter_snapshots(make(rank), STEPS)
-    spectra = {
-        name: {step: Spectrum.of(adapter) for step, adapter in run.items()}
-        for name, run in taken.items()
-    }
-    base = next(iter(taken.values()))[0].base.weight.detach()
-    return _Runs(rank, spectrum(base).numpy(), spectra, reasons)
+            spectra[name] = _spectra(make(rank))
+    (base,) = adapter_snapshots(MiSS(1), [0]).values()
+    return _Runs(rank, spectrum(base.base.weight.detach()).numpy(), spectra, reasons)
 
 
-def _on_own_weight(method: str, rank: int, own: OwnWeight, reveal: bool) -> Panel:
+def _spectra(method: Method) -> dict[int, Spectrum]:
+    """Of the run of one method, by steps."""
+    run = adapter_snapshots(method, STEPS)
+    return {step: Spectrum.of(adapter) for step, adapter in run.items()}
+
+
+def _on_own_weight(menu: Menu, rank: int, own: OwnWeight, reveal: bool) -> Panel:
     """Methods and ranks on the reader's weight."""
-    if method in METHODS:
-        METHODS[method](rank).check_shape(*own.matrix.shape)
+    _check(menu, rank, *own.matrix.shape)
     base = spectrum(own.matrix).numpy()
     top = 3 * (base[0] + STAND_IN * float(torch.linalg.norm(own.matrix)))
 
     @functools.cache
-    def display(method: str, rank: int) -> SpectrumDisplay:
-        chosen = METHODS[method](rank)
+    def display(method: Choice, rank: int = rank) -> SpectrumDisplay:
+        chosen = menu.at(method, rank)
         found, notice = None, "random, not trained"
         try:
             found = _stand_in(chosen, own.matrix)
@@ -135,21 +161,18 @@ def _on_own_weight(method: str, rank: int, own: OwnWeight, reveal: bool) -> Pane
         notice = "; ".join(filter(None, [notice, own.notice]))
         return SpectrumDisplay(spectra={chosen.name: found}, base=base, notice=notice, top=top)
 
-    ranks = sorted({rank, *(n for n in OWN_RANKS if n <= min(own.matrix.shape))})
-    return Panel(
-        "rank",
-        display,
-        {"method": list(METHODS), "rank": ranks},
-        {"method": method, "rank": rank},
-        fixed={"weight": own.source},
-        reveal=reveal,
-    )
+    choices: dict[str, list[Any]] = {"method": menu.options}
+    values: dict[str, Any] = {"method": menu.first}
+    if menu.sized:
+        choices["rank"] = sorted({rank, *(n for n in OWN_RANKS if n <= min(own.matrix.shape))})
+        values["rank"] = rank
+    return Panel("rank", display, choices, values, fixed={"weight": own.source}, reveal=reveal)
 
 
 def _stand_in(method: Method, weight: Tensor) -> Spectrum:
     """The spectrum of a random update of `weight`."""
     with torch.no_grad():
-        adapter = method.on(linear_with(weight))
+        adapter = on_layer(method, linear_with(weight))
         starts = [p.flatten() for p in adapter.parameters() if p.requires_grad]
         size = torch.cat(starts).square().mean().sqrt() or weight.square().mean().sqrt()
         randomise(adapter, std=STAND_IN * float(size))

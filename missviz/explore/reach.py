@@ -1,7 +1,8 @@
 """Which updates a method can reach: choose a target and a rank, see the share of it in reach."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from missviz.adapters import validation
 from missviz.adapters.base import Method, linear_with
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
@@ -18,7 +20,9 @@ from missviz.adapters.pissa import PiSSA
 from missviz.adapters.shards import shard_matrix
 from missviz.displays.reach import Reach, ReachDisplay, reaches_of
 from missviz.experiments.tasks import TARGET_SIZE, dense, few_columns, low_rank, periodic
-from missviz.explore.panel import Panel
+from missviz.explore.methods import beside, code, on_layer, size_of
+from missviz.explore.panel import Panel, check_choices
+from missviz.explore.weights import LARGEST_SHOWN, load_weight
 from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
 
@@ -40,27 +44,39 @@ divides nothing: MiSS pads, Bat does not exist."""
 WHOLE = 24
 """At this rank whatever shares or fixes one side is full fine-tuning; LoRA trains 1152 numbers."""
 
-LIMIT = 0.4
-"""Colours saturate beyond it."""
+OWN_RANKS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""On a layer of another shape, up to half of it."""
+
+LIMIT = 4
+"""Colours saturate at so many times the root mean square of M's entries."""
+LARGEST_SEARCHED = 128
+"""Rows and columns, where the reach of a method is searched for at every rank."""
+FILES = (".npy", ".safetensors")
 
 Maker = Callable[[Float[Tensor, "out in_"], torch.Generator], Float[Tensor, "out in_"]]
 
 
 def rank_one(weight: Tensor, generator: torch.Generator) -> Tensor:
     """A random column times a random row."""
-    column, row = (normal((SIZE, 1), 1.0, generator) for _ in range(2))
+    column, row = (normal((side, 1), 1.0, generator) for side in weight.shape)
     return column @ row.mT
 
 
 def invisible_to_miss(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Rank one; the row repeats with period 4 in the inputs and changes its sign each time."""
+    out_features, in_features = weight.shape
+    validation.divides("period", 8, in_features=in_features)
     quarter = normal((4,), 1.0, generator)
-    return normal((SIZE, 1), 1.0, generator) * torch.cat([quarter, -quarter]).repeat(SIZE // 8)
+    row = torch.cat([quarter, -quarter]).repeat(in_features // 8)
+    return normal((out_features, 1), 1.0, generator) * row
 
 
 def blocks(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Four random columns, each six times in a row."""
-    return normal((SIZE, 4), 1.0, generator) @ shard_matrix(SIZE, 4, "block", weight)
+    """Four random columns, each many times in a row."""
+    out_features, in_features = weight.shape
+    validation.at_most("blocks", 4, "in_features", in_features)
+    columns = normal((out_features, 4), 1.0, generator)
+    return columns @ shard_matrix(in_features, 4, "block", weight)
 
 
 def update_of(method: Method) -> Maker:
@@ -100,28 +116,153 @@ TARGETS: dict[str, Maker] = {
 }
 
 
-def reach(target: str = "rank one", rank: int = 4, *, reveal: bool = True) -> Panel:
+def reach(
+    target: Any = "rank one",
+    rank: int | None = None,
+    weight: Any = None,
+    method: Any = None,
+    *,
+    reveal: bool = True,
+) -> Panel:
     """How much of a target M each method's ΔW can be, on a 24 × 24 layer; controls: target, rank.
 
-    The share of ‖M‖² at best, in closed form (`mv.reach`): no training. All targets have half the
-    norm of the layer's random W₀. Bat's block size is the rank; its last two targets are updates
-    of Bat b = 4 and of PiSSA r = 4. With reveal=False the shares stay hidden until
-    `panel.reveal()`.
+    The share of ‖M‖² at best (`mv.reach`): no training. All targets have half the norm of the
+    layer's random W₀. Bat's block size is the rank; its last two targets are updates of Bat b = 4
+    and of PiSSA r = 4.
+
+    Args:
+        target: one of the menu, or your own M (out, in): a tensor, an array, or a path (see
+            `missviz.explore.weights.load_weight`). The layer then has its shape, and the other
+            targets have its norm; those that do not fit the shape are not in the menu.
+        rank: of all methods; None means that of your own method, or 4.
+        weight: your own W₀ (out, in), likewise; without it W₀ is random. Of a larger weight or
+            target the first 512 × 512 are taken, beside methods of yours 128 × 128.
+        method: your own beside the eight that are drawn: a method object, or a list
+            (`missviz.explore.methods` has the rule). Where a reach has no closed form it is
+            searched for, and the line below says "at least".
+        reveal: False hides the shares until `panel.reveal()`.
+
+    Raises TypeError or ValueError, naming the argument; also where target and weight have different
+    shapes, or a method of yours does not fit them.
     """
-    choices: dict[str, list[Any]] = {"target": list(TARGETS), "rank": list(RANKS)}
-    for name in TARGETS:
-        _computed(name)
-    return Panel("reach", _display, choices, {"target": target, "rank": rank}, reveal=reveal)
+    own = beside(METHODS, method)
+    fixed: dict[str, Any] = {}
+    notices, base, wanted, name = [], None, None, target
+    largest = LARGEST_SEARCHED if own else LARGEST_SHOWN
+    if weight is not None:
+        loaded = load_weight(weight, largest=largest)
+        base, fixed["weight"] = loaded.matrix, loaded.source
+        notices.append(loaded.notice)
+    if not isinstance(target, str) or Path(target.partition(":")[0]).suffix in FILES:
+        loaded = load_weight(target, "target", largest)
+        wanted, name = loaded.matrix, loaded.source
+        notices.append(loaded.notice)
+    if own:
+        fixed["method"] = code(method)
+    plain = base is None and wanted is None
+    layer = _default_layer() if plain and not own else _Layer(base, wanted, name, own)
+    size = next((size_of(one) for one in own.values()), None) or min(4, max(layer.ranks))
+    size = size if rank is None else rank
+    ranks = sorted({*layer.ranks, *([size] if rank is None or not plain else [])})
+    choices: dict[str, list[Any]] = {"target": layer.targets, "rank": ranks}
+    values = check_choices("reach", choices, {"target": name, "rank": size})
+    layer.add_rank(values["rank"])
+    for one in own.values():
+        on_layer(one.with_rank(values["rank"]), linear_with(layer.weight))
+    for known in layer.targets if layer is _default_layer() else [values["target"]]:
+        layer.computed(known)
+    notice = "; ".join(dict.fromkeys(filter(None, notices)))
+
+    def display(target: str, rank: int) -> ReachDisplay:
+        matrix, reaches = layer.computed(target)
+        return ReachDisplay(
+            target=matrix.numpy(),
+            name=Path(target).name,
+            reaches=reaches,
+            rank=rank,
+            limit=layer.limit,
+            notice=notice,
+        )
+
+    return Panel("reach", display, choices, values, fixed=fixed, reveal=reveal, work=layer.work())
 
 
-def _display(target: str, rank: int) -> ReachDisplay:
-    wanted, reaches = _computed(target)
-    return ReachDisplay(target=wanted.numpy(), name=target, reaches=reaches, rank=rank, limit=LIMIT)
+class _Layer:
+    """W₀, the targets that fit it, and the reach of all methods, computed when it is asked for.
+
+    Args:
+        weight: W₀; None means a random one, 24 × 24 or twice as large as the reader's target.
+        wanted: the reader's own target, if there is one.
+        name: of it.
+        own: the reader's methods beside METHODS.
+    """
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "out in_"] | None,
+        wanted: Float[Tensor, "out in_"] | None,
+        name: str,
+        own: Mapping[str, Method],
+    ) -> None:
+        shape = (SIZE, SIZE) if wanted is None else tuple(wanted.shape)
+        if weight is None:
+            weight = normal(shape, shape[1] ** -0.5, generator_for("explore.reach", "weight"))
+            if wanted is not None and wanted.any():
+                weight *= torch.linalg.norm(wanted) / TARGET_SIZE / torch.linalg.norm(weight)
+        elif wanted is not None and weight.shape != wanted.shape:
+            raise ValueError(
+                f"weight is {tuple(weight.shape)} and target {shape}: they must be of one shape"
+            )
+        if wanted is not None and not wanted.any():
+            raise ValueError("target is zero: there is nothing to reach; give another")
+        if not weight.any():
+            raise ValueError("weight is zero: Bat and PiSSA have nothing to start from")
+        self.weight = weight
+        size = TARGET_SIZE * torch.linalg.norm(weight)
+        self.size = float(size if wanted is None else torch.linalg.norm(wanted))
+        self.limit = LIMIT * self.size / weight.numel() ** 0.5
+        self.methods = METHODS | {called: one.with_rank for called, one in own.items()}
+        self.made: dict[str, Tensor] = {} if wanted is None else {name: wanted}
+        for known, make in TARGETS.items():
+            try:
+                made = make(weight, generator_for("explore.reach", known))
+            except ValueError:
+                continue  # this layer has no room for it
+            self.made[known] = made * (self.size / torch.linalg.norm(made))
+        usual = weight.shape == (SIZE, SIZE)
+        room = max(1, min(weight.shape) // 2)
+        self.ranks = list(RANKS) if usual else [n for n in OWN_RANKS if n <= room]
+        self.computed_at = [*self.ranks, WHOLE] if usual else list(self.ranks)
+        self.found: dict[str, dict[str, Reach]] = {}
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self.made)
+
+    def add_rank(self, rank: int) -> None:
+        """Compute it too."""
+        if rank not in self.computed_at:
+            self.computed_at = sorted([*self.computed_at, rank])
+
+    def computed(self, name: str) -> tuple[Tensor, dict[str, Reach]]:
+        """A target, and the reach of every method."""
+        wanted = self.made[name]
+        if name not in self.found:
+            self.found[name] = reaches_of(wanted, self.methods, self.computed_at, self.weight)
+        return wanted, self.found[name]
+
+    def work(self) -> Iterator[str]:
+        """The other targets, one by one."""
+        for done, name in enumerate(self.targets, 1):
+            if name not in self.found:
+                self.computed(name)
+                yield f"reach: {done} of {len(self.targets)} targets"
 
 
-@functools.lru_cache(maxsize=len(TARGETS))
+@functools.cache
+def _default_layer() -> _Layer:
+    return _Layer(None, None, "", {})
+
+
 def _computed(name: str) -> tuple[Tensor, dict[str, Reach]]:
-    weight = normal((SIZE, SIZE), SIZE**-0.5, generator_for("explore.reach", "weight"))
-    wanted = TARGETS[name](weight, generator_for("explore.reach", name))
-    wanted = wanted * (TARGET_SIZE * torch.linalg.norm(weight) / torch.linalg.norm(wanted))
-    return wanted, reaches_of(wanted, METHODS, (*RANKS, WHOLE), weight)
+    return _default_layer().computed(name)

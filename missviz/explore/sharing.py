@@ -1,16 +1,27 @@
 """When layers should share: methods of one budget, on layers that want more or less the same."""
 
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+import torch
+
 from missviz.adapters import validation
-from missviz.analysis.sharing import layer_targets
+from missviz.adapters.base import Method, linear_with
+from missviz.analysis.sharing import layer_targets, sharing_table
 from missviz.displays.base import Display
-from missviz.displays.sharing import SharingDisplay
+from missviz.displays.sharing import SharingDisplay, curves_of
 from missviz.experiments.arguments import FIRST_SEED
 from missviz.explore import stored
+from missviz.explore.methods import beside, code, on_layer, within
 from missviz.explore.panel import Panel, check_choices
 from missviz.randomness import generator_for
 
+SIZE = 24
+"""Rows and columns of each layer."""
+OWN_SEEDS = 3
+"""Problems on which a method of the reader's is tried: about a second for each setting."""
 LIMIT = 0.12
 """Colours saturate beyond it; the entries' root mean square is 1/24."""
 
@@ -19,6 +30,7 @@ def sharing(
     alike: float = 0.5,
     budget: int = 2,
     wanted: int = 4,
+    method: Any = None,
     *,
     fresh: bool = False,
     reveal: bool = True,
@@ -34,9 +46,17 @@ def sharing(
         alike: c, 0 to 1 in steps of 0.1.
         budget: e, pairs of vectors per layer: 2, 3 or 4.
         wanted: rank of the common and of the own parts: 2, 4 or 8.
+        method: your own beside the six, one for each layer or shared (`Method.shared`): a method
+            object, or a list (`missviz.explore.methods` has the rule). It has the largest size with
+            at most the numbers of the others; one without a size is as it is. Computed now, on
+            three of the ten problems, and "at least" that where it is searched for.
         fresh: compute now (some minutes) instead of drawing the stored runs.
         reveal: False hides the shares until `panel.reveal()`.
+
+    Raises TypeError or ValueError, naming the argument, also where a method of yours does not fit a
+    layer of 24 × 24, or its ΔW depends on W₀: there is none here.
     """
+    own = beside(stored.sharing_methods(2), method)
     choices: dict[str, list[Any]] = {
         "alike": list(stored.ALIKE),
         "budget": list(stored.SHARED_BUDGETS),
@@ -49,6 +69,13 @@ def sharing(
     validation.boolean("fresh", fresh)
     table, note = stored.table_and_note("sharing", fresh, stored.sharing_curves)
     points = dict(iter(table.groupby(["budget", "wanted"])))
+    made_now = f"{', '.join(own)}: computed now, {OWN_SEEDS} problems, at most as many numbers"
+    note = "; ".join(filter(None, [note, made_now if own else ""]))
+
+    @functools.cache
+    def curves(budget: int, wanted: int) -> pd.DataFrame:
+        known = points[budget, wanted]
+        return pd.concat([known, _own_curves(own, budget, wanted)]) if own else known
 
     def display(alike: float, budget: int, wanted: int) -> Display:
         # As `sharing_table` draws its first seed.
@@ -56,11 +83,30 @@ def sharing(
         targets = layer_targets(alike, rank=wanted, generator=generator)
         return SharingDisplay(
             targets=targets.numpy(),
-            curves=points[budget, wanted],
+            curves=curves(budget, wanted),
             alike=alike,
             limit=LIMIT,
             note=note,
         )
 
-    fixed = {"fresh": True} if fresh else {}
-    return Panel("sharing", display, choices, values, fixed=fixed, reveal=reveal)
+    def work() -> Iterator[str]:
+        settings = list(points) if own else []
+        for done, setting in enumerate(settings, 1):
+            curves(*setting)
+            yield f"your method: {done} of {len(settings)} settings"
+
+    fixed: dict[str, Any] = {"method": code(method)} if own else {}
+    fixed |= {"fresh": True} if fresh else {}
+    return Panel("sharing", display, choices, values, fixed=fixed, reveal=reveal, work=work())
+
+
+def _own_curves(own: Mapping[str, Method], budget: int, wanted: int) -> pd.DataFrame:
+    """As `stored.sharing_curves`, for the reader's methods at one setting."""
+    methods = {name: within(one, 2 * SIZE * budget, SIZE, SIZE) for name, one in own.items()}
+    for one in methods.values():
+        on_layer(one, linear_with(torch.ones(SIZE, SIZE)))
+    seeds = range(FIRST_SEED, FIRST_SEED + OWN_SEEDS)
+    table = sharing_table(
+        methods, stored.ALIKE, rank=wanted, size=SIZE, seeds=seeds, starts=2, steps=60
+    )
+    return curves_of(table).assign(budget=budget, wanted=wanted)

@@ -182,19 +182,6 @@ def test_twice_the_rank_wins_only_on_pissas_own_updates() -> None:
     assert mv.reach(mv.LoRA(2), other) > mv.reach(mv.PiSSA(2), other, base)
 
 
-class Unknown(mv.Method):
-    name = "unknown"
-
-    def num_parameters(self, out_features: int, in_features: int) -> int:
-        return 0
-
-    def rank_bound(self, out_features: int, in_features: int) -> int:
-        return 0
-
-    def adapter(self, base, generator):
-        raise AssertionError
-
-
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -226,7 +213,6 @@ class Unknown(mv.Method):
             ValueError,
             r"base is \(4, 2\)",
         ),
-        (lambda: mv.reach(Unknown(), torch.ones(4, 4)), TypeError, "has no closed form"),
     ],
 )
 def test_bad_input(call, error: type[Exception], message: str) -> None:

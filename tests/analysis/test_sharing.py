@@ -191,7 +191,7 @@ def test_the_table_has_what_shared_reach_says() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (dict(method="LoRA"), TypeError, "the reach of LoRA has no closed form"),
+        (dict(method="LoRA"), TypeError, "method='LoRA' is not a missviz method"),
         (dict(targets=torch.ones(3, 4, 4)), ValueError, r"targets of shape \(3, 4, 4\)"),
         (dict(targets=torch.zeros(1, 2, 4, 4)), ValueError, "one layer's is zero"),
         (dict(targets=torch.full((1, 2, 4, 4), torch.nan)), ValueError, "32 values that are NaN"),
