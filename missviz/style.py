@@ -318,7 +318,7 @@ def _blank(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=dpi, facecolor=paper())
 
 
-STRIP = 0.2
+STRIP = 0.18
 """Inches below everything, for what a ghost or a stored run is."""
 
 
@@ -329,7 +329,7 @@ def row_of_axes(
     *,
     left: float = 0.7,
     right: float = 0.15,
-    bottom: float = 0.55,
+    bottom: float = 0.48,
     top: float = 0.4,
     gap: float | Sequence[float] = 0.75,
 ) -> list[Axes]:

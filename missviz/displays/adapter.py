@@ -140,13 +140,13 @@ class AdapterDisplay(Display):
 
     def plot(self) -> "AdapterDisplay":
         """Draw into a figure of its own."""
-        height = min(TALLEST, max(3.4, 0.9 + 0.32 * len(self.kinds) * text_scale()))
+        height = max(3.4, 0.9 + 0.32 * len(self.kinds) * text_scale())
         # Two lines even without a control: a panel may have one at another setting.
         lines = max(2, len(self.modules) * (1 + bool(self.control))) + in_lecture()
         top = 0.4 + ROW * lines
         left = 0.3 + LETTER * max(len(_short(kind)) for kind in self.kinds)
         self.axes_ = row_of_axes(
-            11, height + top, (3.6, 3.4), left=left, right=0.15, gap=1.25, top=top
+            11, min(TALLEST, height + top), (3.6, 3.4), left=left, right=0.15, gap=1.25, top=top
         )
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self._words_above = WordsAbove(self.figure_, 2 * len(self.modules))

@@ -271,7 +271,7 @@ class ColinearityDisplay(Display):
         self.ims_[1].set_data(np.ma.masked_invalid(self.cosines))
         if self.digits_:
             self.digits_.set(self.cosines)
-        self.axes_[0].set_title(f"ΔW: {self.name}")
+        self.axes_[0].set_title(f"ΔW: {self.name.removeprefix('fixed ')}")
         mean = "no update yet" if np.isnan(self.mean) else f"mean cosine {_two_digits(self.mean)}"
         self.axes_[1].set_title(mean)
         look = method_style(self.name)

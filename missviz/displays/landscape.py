@@ -99,7 +99,7 @@ class LandscapeDisplay(Display):
 
     def plot(self) -> "LandscapeDisplay":
         """Draw into a figure of its own."""
-        self.axes_ = row_of_axes(11, 4.4, (1, 1.25), left=0.65, bottom=0.6, top=0.15, gap=0.8)
+        self.axes_ = row_of_axes(11, 4.4, (1, 1.25), left=0.65, top=0.15, gap=0.8)
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self._plot_map(self.axes_[0])
         self._plot_slice(self.axes_[1])

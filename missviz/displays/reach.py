@@ -109,7 +109,7 @@ class ReachDisplay(Display):
     def plot(self) -> "ReachDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.0, (2.6, 3.8, 2.3), left=0.1, right=0.27, bottom=0.55, top=0.4, gap=(0.86, 1.0)
+            11, 4.0, (2.6, 3.8, 2.3), left=0.1, right=0.27, top=0.35, gap=(0.86, 1.0)
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]

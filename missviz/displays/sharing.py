@@ -94,7 +94,7 @@ class SharingDisplay(Display):
     def plot(self) -> "SharingDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.2, (2.0, 3.9, 2.4), left=0.1, right=0.3, top=0.4, gap=(0.85, 1.2)
+            11, 4.2, (2.0, 3.9, 2.4), left=0.1, right=0.3, top=0.35, gap=(0.85, 1.2)
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]

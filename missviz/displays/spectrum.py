@@ -148,9 +148,7 @@ class SpectrumDisplay(Display):
     def plot(self) -> "SpectrumDisplay":
         """Draw into a figure of its own."""
         top = 0.15 + ROW * (2 + len(self.spectra) + in_lecture())  # one line may be broken
-        self.axes_ = row_of_axes(
-            11, 3.6 + top, (4, 3), left=0.75, right=0.15, gap=0.85, top=top, bottom=0.5
-        )
+        self.axes_ = row_of_axes(11, 3.6 + top, (4, 3), left=0.75, right=0.15, gap=0.85, top=top)
         values, shares = self.axes_
         self.figure_ = values.figure  # type: ignore[assignment]
         count = len(self.base)
@@ -236,8 +234,9 @@ class SpectrumDisplay(Display):
         ]
         for entry, shown in zip(self._legend, drawn, strict=True):
             for artist in entry:
-                if artist.get_visible() != shown:  # the legend is drawn anew
+                if artist.get_visible() != shown:
                     artist.set_visible(shown)
+                    self.axes_[0].get_legend().stale = True  # to be drawn anew
 
     def ghost(self, pinned: "SpectrumDisplay") -> list[Artist]:
         """The pinned ΔW's singular values and shares as dotted grey lines."""

@@ -15,7 +15,7 @@ from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
 from missviz.displays.colors import beyond, color_limit, color_scale
 from missviz.displays.digits import Digits
-from missviz.style import DIVERGING, FAINT, row_of_axes, text_scale
+from missviz.style import DIVERGING, FAINT, in_lecture, row_of_axes, text_scale
 
 MOST_WITH_DIGITS = 8
 LONGEST = 2.5
@@ -94,7 +94,8 @@ class UpdateDisplay(Display):
         """Draw into three axes, or into a figure of its own."""
         own = axes is None
         if axes is None:
-            axes = row_of_axes(11, 4.55, (1, 1, 1), left=0.1, right=0.1, bottom=0.8, gap=0.36)
+            bottom = 1.0 if in_lecture() else 0.9
+            axes = row_of_axes(11, 4.6, (1, 1, 1), left=0.1, right=0.1, bottom=bottom, gap=0.36)
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
         rows, columns = self.base.shape
@@ -146,8 +147,10 @@ class UpdateDisplay(Display):
                 fontsize=20 * text_scale(),
             )
         across, thick = 0.22, 0.13 * text_scale() / height
-        place = (0.5 - across / 2, 0.44 * text_scale() / height, across, thick)
-        color_scale(self.figure_.add_axes(place), self.limit)
+        place = (0.5 - across / 2, 0.35 * text_scale() / height, across, thick)
+        scale = self.figure_.add_axes(place)
+        color_scale(scale, self.limit)
+        scale.set_title("value of an entry", fontsize="medium", pad=3 * text_scale())
         self.clipped_ = self.figure_.text(
             place[0] + across + 0.4 * text_scale() / width, place[1] + thick / 2, "", va="center"
         )
