@@ -55,7 +55,7 @@ class Key:
             text.set_text(said)
 
 
-LETTER = 0.074
+LETTER = 0.082
 """Inches across of a letter on average, at normal text size."""
 ROW = 0.2
 """Inches from one line of words to the next, at normal text size."""

@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator
 
 from missviz.adapters import validation
 from missviz.displays.base import Display
+from missviz.displays.colors import Cells
 from missviz.style import FAINT, RED, ink, row_of_axes
 
 TRAININGS = ("both trained", "a frozen")
@@ -108,16 +109,15 @@ class LandscapeDisplay(Display):
         return self
 
     def _plot_map(self, ax: Axes) -> None:
-        side = np.linspace(-EDGE, EDGE, 401)
-        b, a = np.meshgrid(side, side)
-        ax.imshow(
-            np.minimum(loss(b, a), MOST_LOSS),
-            extent=(-EDGE, EDGE, -EDGE, EDGE),
-            origin="lower",
+        edges = np.linspace(-EDGE, EDGE, 402)
+        side = (edges[1:] + edges[:-1]) / 2
+        self.map_ = Cells(
+            ax,
+            np.minimum(loss(*np.meshgrid(side, side)), MOST_LOSS),
+            edges=(edges, edges),
+            aspect="auto",
             cmap=colormaps["Blues_r"].resampled(24),
             clim=(0, 1.3 * MOST_LOSS),
-            aspect="auto",
-            interpolation="nearest",
         )
         ax.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xlabel="b", ylabel="a")
         ax.xaxis.set_major_locator(FixedLocator([-2, -1, 0, 1, 2]))

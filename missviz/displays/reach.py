@@ -13,8 +13,11 @@ from matplotlib.artist import Artist
 from missviz.adapters.base import Method
 from missviz.analysis.reach import reach
 from missviz.displays.base import Display
-from missviz.displays.colors import beyond, color_limit
-from missviz.style import DIVERGING, FAINT, ink, method_styles, row_of_axes, text_scale
+from missviz.displays.colors import Cells, beyond, color_limit
+from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
+
+CHARACTERS = 24
+"""Of a line below the target."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,18 @@ class ReachDisplay(Display):
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]
         cells = self.target.size
-        self.im_ = wanted.imshow(
-            np.zeros(self.target.shape), cmap=DIVERGING, clim=(-self.limit, self.limit)
-        )
+        self.im_ = Cells(wanted, np.zeros(self.target.shape), clim=(-self.limit, self.limit))
         wanted.set(xticks=[], yticks=[])
+        # Below the square, wherever its axes leave room.
+        self.clipped_ = wanted.annotate(
+            "",
+            (0.5, 0),
+            xytext=(0, -6 * text_scale()),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+        )
         curves.plot([0, cells], [0, 1], color=FAINT, ls=":")
         curves.set(
             xlim=(0, 1.04 * cells),
@@ -164,8 +175,8 @@ class ReachDisplay(Display):
     def _fill(self) -> None:
         self.im_.set_data(self.target)
         self.axes_[0].set_title(f"M: {self.name}")
-        # Below the square, wherever its axes leave room.
-        self.axes_[0].set_xlabel("\n".join(textwrap.wrap(beyond(self.limit, self.target), 24)))
+        clipped = textwrap.wrap(beyond(self.limit, self.target), CHARACTERS)
+        self.clipped_.set_text("\n".join(clipped))
         self.axes_[2].set_title(f"at rank {self.rank}")
         for row, (name, found) in enumerate(self.reaches.items()):
             at = found.at(self.rank)

@@ -13,7 +13,8 @@ from matplotlib.collections import LineCollection
 from missviz.adapters.base import Method
 from missviz.analysis.sharing import sharing_table
 from missviz.displays.base import Display
-from missviz.style import DIVERGING, FAINT, method_styles, row_of_axes, text_scale
+from missviz.displays.colors import Cells
+from missviz.style import FAINT, method_styles, row_of_axes, text_scale
 
 ACROSS = 2
 """Layers' targets beside each other."""
@@ -98,9 +99,7 @@ class SharingDisplay(Display):
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]
-        self.im_ = wanted.imshow(
-            _tiles(self.targets), cmap=DIVERGING, clim=(-self.limit, self.limit)
-        )
+        self.im_ = Cells(wanted, _tiles(self.targets), clim=(-self.limit, self.limit))
         wanted.set(xticks=[], yticks=[])
         wanted.spines[:].set_visible(False)
         parts = [0, 0.25, 0.5, 0.75, 1]

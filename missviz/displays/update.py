@@ -2,7 +2,6 @@
 
 import copy
 import textwrap
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,9 +12,9 @@ from matplotlib.path import Path
 
 from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
-from missviz.displays.colors import beyond, color_limit, color_scale
+from missviz.displays.colors import Cells, beyond, color_limit, color_scale
 from missviz.displays.digits import Digits
-from missviz.style import DIVERGING, FAINT, in_lecture, row_of_axes, text_scale
+from missviz.style import FAINT, row_of_axes, text_scale
 
 MOST_WITH_DIGITS = 8
 LONGEST = 2.5
@@ -94,15 +93,17 @@ class UpdateDisplay(Display):
         """Draw into three axes, or into a figure of its own."""
         own = axes is None
         if axes is None:
-            bottom = 1.0 if in_lecture() else 0.9
-            axes = row_of_axes(11, 4.6, (1, 1, 1), left=0.1, right=0.1, bottom=bottom, gap=0.36)
+            axes = row_of_axes(
+                11, 4.6, (1, 1, 1), left=0.1, right=0.1, bottom=0.88, top=0.35, gap=0.36
+            )
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
         rows, columns = self.base.shape
-        look: dict[str, Any] = {"cmap": DIVERGING, "clim": (-self.limit, self.limit)}
-        look["interpolation"] = "nearest"  # averages of heavy tails are pale
-        look["aspect"] = "equal" if max(rows / columns, columns / rows) <= LONGEST else "auto"
-        self.ims_ = [ax.imshow(np.zeros((rows, columns)), **look) for ax in axes]
+        aspect = "equal" if max(rows / columns, columns / rows) <= LONGEST else "auto"
+        self.ims_ = [
+            Cells(ax, np.zeros((rows, columns)), aspect=aspect, clim=(-self.limit, self.limit))
+            for ax in axes
+        ]
         with_digits = max(rows, columns) <= MOST_WITH_DIGITS
         self.digits_ = [Digits(ax, 0.65 * self.limit) for ax in axes if with_digits]
         for ax in axes:
@@ -185,7 +186,7 @@ class UpdateDisplay(Display):
                 "W₀ + ΔW": self.base + self.delta,
             }
         for ax, im, (title, square) in zip(self.axes_, self.ims_, squares.items(), strict=True):
-            im.set_data(np.ma.masked_invalid(square))
+            im.set_data(square)
             ax.set_title(title)
         for digits, square in zip(self.digits_, squares.values(), strict=False):
             digits.set(square)
