@@ -150,6 +150,7 @@ class LandscapeDisplay(Display):
             ylabel="loss (line: a as at the start)",
         )
         ax.xaxis.set_major_locator(FixedLocator([-2, -1, 0, 1, 2]))
+        ax.yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 1.5, 2]))
         (self.slice_,) = ax.plot([], [], color=ink(), lw=1.5)
         (self.dots_,) = ax.plot([], [], ".-", color=RED, lw=1, ms=9)
         (self.end_,) = ax.plot([], [], "o", color=RED, ms=10)

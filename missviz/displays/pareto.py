@@ -233,7 +233,8 @@ class ParetoDisplay(Display):
         for n, name, middle in zip(named, short, middles, strict=True):
             text = self.texts_[self.names[n]]
             text.set_text(name if middle else "")
-            text.xy = text.xyann = np.array(middle or (0, 0)) / room
+            across, up = np.array(middle or (0, 0)) / room
+            text.xy = text.xyann = float(across), float(up)
 
     def _across(self, costs: Sequence[float] | np.ndarray) -> Float[np.ndarray, " cost"]:
         """Places on the axis, 0 to 1."""

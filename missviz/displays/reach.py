@@ -162,9 +162,11 @@ class ReachDisplay(Display):
             for row, found in enumerate(pinned.reaches.values())
             if (at := found.at(pinned.rank)) is not None
         ]
-        return bars.plot(
-            *np.transpose(ends), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
-        )
+        return [
+            *bars.plot(
+                *np.transpose(ends), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
+            )
+        ]
 
     def update(self, other: "ReachDisplay") -> None:
         """Show another target of the same shape and limit, or another rank, of the same methods."""

@@ -135,9 +135,11 @@ class SharingDisplay(Display):
         """Grey strokes across the bars: as many grey curves again could not be told apart."""
         bars = self.axes_[2]
         ends = pinned.curves[pinned.curves["alike"] == pinned.alike]["mean"]
-        return bars.plot(
-            ends, range(len(ends)), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
-        )
+        return [
+            *bars.plot(
+                ends, range(len(ends)), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
+            )
+        ]
 
     def update(self, other: "SharingDisplay") -> None:
         """Show other targets of the same shape, another c, or other curves of the same methods."""

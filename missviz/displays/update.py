@@ -2,6 +2,7 @@
 
 import copy
 import textwrap
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -108,7 +109,7 @@ class UpdateDisplay(Display):
         self.digits_ = [Digits(ax, 0.65 * self.limit) for ax in axes if with_digits]
         for ax in axes:
             ax.set(xticks=[], yticks=[], facecolor=FAINT)
-        middle = {"ha": "center", "va": "center"}
+        middle: dict[str, Any] = {"ha": "center", "va": "center"}
         place = axes[1].transAxes
         self.reason_ = axes[1].text(
             0.5, 0.5, "", transform=place, color="black", **middle, parse_math=False
