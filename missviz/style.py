@@ -101,11 +101,20 @@ _TEE = (
 )
 _SLANT = ((-1, -0.7), (0.3, -0.7), (1, 0.7), (-0.3, 0.7), (-1, -0.7))
 _WEDGE = ((-0.9, 0.9), (-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9))
+_BEAM = (
+    *((-0.9, 1), (0.9, 1), (0.9, 0.5), (0.35, 0.5), (0.35, -0.5), (0.9, -0.5), (0.9, -1)),
+    *((-0.9, -1), (-0.9, -0.5), (-0.35, -0.5), (-0.35, 0.5), (-0.9, 0.5), (-0.9, 1)),
+)
+_ZED = (
+    *((-0.9, 1), (0.9, 1), (0.9, 0.5), (-0.2, -0.5), (0.9, -0.5), (0.9, -1), (-0.9, -1)),
+    *((-0.9, -0.5), (0.2, 0.5), (-0.9, 0.5), (-0.9, 1)),
+)
+_FUNNEL = ((-1, 1), (1, 1), (0.3, 0), (0.3, -1), (-0.3, -1), (-0.3, 0), (-1, 1))
 _CORNER = ((-0.9, 0.9), (0.9, 0.9), (0.9, -0.9), (-0.9, 0.9))
 
 _BY_PREFIX = {
     "full fine-tuning": MethodStyle(BLACK, "s", _DASHES["long"]),
-    "frozen fine-tuning": MethodStyle(AQUA, (9, 1, 0), _DASHES["wide dots"]),
+    "frozen fine-tuning": MethodStyle(AQUA, (4, 0, 22.5), _DASHES["wide dots"]),
     "LoRA": MethodStyle(BLUE, "o", _DASHES["short"]),
     "rsLoRA": MethodStyle(CYAN, "<", _DASHES["long-short"]),
     "LoRA-FA": MethodStyle(SKY, "d", _DASHES["dots"]),
@@ -128,19 +137,19 @@ _BY_PREFIX = {
     "MoS": MethodStyle(CORNFLOWER, "P", _DASHES["triples"]),
     "MoRA": MethodStyle(SALMON, _ELL, _DASHES["wide"]),
     "LoHa": MethodStyle(MUSTARD, (5, 1, 36), _DASHES["short-dots"]),
-    "OLoRA": MethodStyle(MINT, (4, 0, 22.5), _DASHES["pairs"]),
+    "OLoRA": MethodStyle(MINT, (4, 0, 10), _DASHES["pairs"]),
     "LoRA-GA": MethodStyle(TURQUOISE, (3, 0, 20), _DASHES["wide"]),
     "LoRA+": MethodStyle(CYAN, _TEE, _DASHES["triples"]),
     "S2FT": MethodStyle(SKY, (6, 1, 30), _DASHES["very long"]),
     "DiSHA": MethodStyle(AMBER, (9, 0, 0), _DASHES["long-dots"]),
-    "C3A": MethodStyle(FOREST, (8, 1, 0), _DASHES["pairs"]),
+    "C3A": MethodStyle(FOREST, _ZED, _DASHES["pairs"]),
     "TinyLoRA": MethodStyle(AMBER, (3, 1, 0), _DASHES["wide"]),
     # Mixture of shards, switch by switch (lesson 06).
     "pure sharing": MethodStyle(TURQUOISE, _SLANT, _DASHES["dashdot"]),
     "subset": MethodStyle(BRICK, _WEDGE, _DASHES["long"]),
     "+ pairs apart": MethodStyle(MUSTARD, _CORNER, _DASHES["very long"]),
-    "+ vectors cut": MethodStyle(VIOLET, (10, 1, 0), _DASHES["dots"]),
-    "full MoS": MethodStyle(CORNFLOWER, (12, 1, 15), _DASHES["solid"]),
+    "+ vectors cut": MethodStyle(VIOLET, _BEAM, _DASHES["dots"]),
+    "full MoS": MethodStyle(CORNFLOWER, _FUNNEL, _DASHES["solid"]),
 }
 # What has no place above (the reader's own, or a method for the second time) takes one of these.
 _OTHERS = [
@@ -318,7 +327,7 @@ def _blank(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=dpi, facecolor=paper())
 
 
-STRIP = 0.2
+STRIP = 0.18
 """Inches below everything, for what a ghost or a stored run is."""
 
 
@@ -329,7 +338,7 @@ def row_of_axes(
     *,
     left: float = 0.7,
     right: float = 0.15,
-    bottom: float = 0.55,
+    bottom: float = 0.48,
     top: float = 0.4,
     gap: float | Sequence[float] = 0.75,
 ) -> list[Axes]:

@@ -81,7 +81,7 @@ FIGURES = {
 }
 """The methods of every figure that draws several."""
 
-ROUND = {"o", "8", "h", "H", "p"}
+ROUND = {"o", "8", "h", "H", "p", *((n, star, 0) for n in range(7, 13) for star in (0, 1))}
 LIKE_DIAMONDS = {"D", "d", (4, 1, 0)}
 
 

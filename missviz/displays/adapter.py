@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from missviz.displays.base import Display
+from missviz.displays.colors import Cells
 from missviz.displays.labels import LETTER, ROW, WordsAbove
 from missviz.style import (
     FAINT,
@@ -140,13 +141,13 @@ class AdapterDisplay(Display):
 
     def plot(self) -> "AdapterDisplay":
         """Draw into a figure of its own."""
-        height = min(TALLEST, max(3.4, 0.9 + 0.32 * len(self.kinds) * text_scale()))
+        height = max(3.4, 0.9 + 0.32 * len(self.kinds) * text_scale())
         # Two lines even without a control: a panel may have one at another setting.
         lines = max(2, len(self.modules) * (1 + bool(self.control))) + in_lecture()
         top = 0.4 + ROW * lines
         left = 0.3 + LETTER * max(len(_short(kind)) for kind in self.kinds)
         self.axes_ = row_of_axes(
-            11, height + top, (3.6, 3.4), left=left, right=0.15, gap=1.25, top=top
+            11, min(TALLEST, height + top), (3.6, 3.4), left=left, right=0.15, gap=1.25, top=top
         )
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self._words_above = WordsAbove(self.figure_, 2 * len(self.modules))
@@ -174,9 +175,8 @@ class AdapterDisplay(Display):
         shape = len(self.kinds), len(self.layers)
         cells = ax.bbox.height / max(shape[0], 1), ax.bbox.width / max(shape[1], 1)
         tall = cells[0] > TALLEST_CELL * cells[1]
-        self.im_ = ax.imshow(
-            np.full(shape, np.nan), cmap=colors, norm=norm, aspect=TALLEST_CELL if tall else "auto"
-        )
+        aspect = TALLEST_CELL if tall else "auto"
+        self.im_ = Cells(ax, np.full(shape, np.nan), cmap=colors, norm=norm, aspect=aspect)
         numbered = len(self.places) if len(self.places) <= MOST_NUMBERED else 0
         self.numbers_ = [ax.text(0, 0, "", ha="center", va="center") for _ in range(numbered)]
         step = math.ceil(len(self.layers) / MOST_LABELS)
@@ -200,14 +200,8 @@ class AdapterDisplay(Display):
         across = self.figure_.get_figwidth() / text_scale()
         left, width = place.x1 + 0.1 / across, 0.14 / across
         bar = self.figure_.add_axes((left, place.y0, width, place.height))
-        bar.imshow(
-            np.geomspace(low, high, 64)[:, None],
-            cmap=colors,
-            norm=norm,
-            aspect="auto",
-            origin="lower",
-            extent=(0, 1, 0, 1),
-        )
+        steps, edges = np.geomspace(low, high, 64)[:, None], np.linspace(0, 1, 65)
+        Cells(bar, steps, edges=(edges[[0, -1]], edges), cmap=colors, norm=norm, aspect="auto")
         bar.set_xticks([])
         bar.yaxis.tick_right()
         ticks = _round_numbers(low, high)

@@ -16,9 +16,9 @@ from missviz.adapters.base import Adapter
 from missviz.analysis.shards import bat_cosine, mean_cosine, shard_cosines
 from missviz.analysis.spectra import spectrum, stable_rank
 from missviz.displays.base import Display
-from missviz.displays.colors import color_limit
+from missviz.displays.colors import Cells, color_limit
 from missviz.displays.digits import Digits
-from missviz.style import DIVERGING, FAINT, ink, method_style, row_of_axes
+from missviz.style import FAINT, ink, method_style, row_of_axes
 
 SCALES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 """What W₀ is multiplied by; 1 leaves it as it is."""
@@ -194,7 +194,7 @@ class ColinearityDisplay(Display):
         rows, columns = self._corner().shape
         count, shown = len(self.cosines), min(self.width, COLUMNS_SHOWN)
         self.ims_ = [
-            ax.imshow(np.zeros(shape), cmap=DIVERGING, clim=(-1, 1))
+            Cells(ax, np.zeros(shape), clim=(-1, 1))
             for ax, shape in ((shards_ax, (rows, columns)), (matrix_ax, (count, count)))
         ]
         shards_ax.set_aspect("auto")
@@ -271,7 +271,7 @@ class ColinearityDisplay(Display):
         self.ims_[1].set_data(np.ma.masked_invalid(self.cosines))
         if self.digits_:
             self.digits_.set(self.cosines)
-        self.axes_[0].set_title(f"ΔW: {self.name}")
+        self.axes_[0].set_title(f"ΔW: {self.name.removeprefix('fixed ')}")
         mean = "no update yet" if np.isnan(self.mean) else f"mean cosine {_two_digits(self.mean)}"
         self.axes_[1].set_title(mean)
         look = method_style(self.name)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
+from matplotlib.text import Annotation
 
 from missviz.style import text_scale
 
@@ -55,7 +55,7 @@ class Key:
             text.set_text(said)
 
 
-LETTER = 0.074
+LETTER = 0.082
 """Inches across of a letter on average, at normal text size."""
 ROW = 0.2
 """Inches from one line of words to the next, at normal text size."""
@@ -99,7 +99,7 @@ class EndLabels:
 
     def __init__(self, ax: Axes, lines: Mapping[str, Line2D]) -> None:
         self.ax, self.lines = ax, dict(lines)
-        self.texts: list[Text] = [
+        self.texts: list[Annotation] = [
             ax.annotate(
                 "",
                 (1, 0),
@@ -133,7 +133,7 @@ class EndLabels:
 
     def _end(self, line: Line2D) -> float:
         """Height of its last point, in the axes' height, at most 1."""
-        last = self.ax.transData.transform(line.get_xydata()[-1:])
+        last = self.ax.transData.transform(points_of(line)[-1:])
         return float(np.clip(self.ax.transAxes.inverted().transform(last)[0, 1], 0, 1))
 
 
@@ -143,7 +143,7 @@ def lying_on_one_another(lines: Mapping[str, Line2D]) -> list[list[str]]:
     place among them."""
     groups: list[list[str]] = []
     for name, line in lines.items():
-        if not len(line.get_xydata()):
+        if not len(points_of(line)):
             continue
         covered = next((group for group in groups if _covers(line, lines[group[0]])), None)
         if covered is None:
@@ -153,8 +153,13 @@ def lying_on_one_another(lines: Mapping[str, Line2D]) -> list[list[str]]:
     return groups
 
 
+def points_of(line: Line2D) -> Float[np.ndarray, "n 2"]:
+    """(x, y) of a line's points; it may have none."""
+    return np.asarray(line.get_xydata(), dtype=float)
+
+
 def _covers(one: Line2D, other: Line2D) -> bool:
-    first, second = (line.get_transform().transform(line.get_xydata()) for line in (one, other))
+    first, second = (line.get_transform().transform(points_of(line)) for line in (one, other))
     if first.shape != second.shape or len(first) == 0:
         return False
     width = max(one.get_linewidth(), other.get_linewidth()) * one.axes.figure.dpi / 72  # type: ignore[union-attr]

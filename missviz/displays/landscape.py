@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator
 
 from missviz.adapters import validation
 from missviz.displays.base import Display
+from missviz.displays.colors import Cells
 from missviz.style import FAINT, RED, ink, row_of_axes
 
 TRAININGS = ("both trained", "a frozen")
@@ -99,7 +100,7 @@ class LandscapeDisplay(Display):
 
     def plot(self) -> "LandscapeDisplay":
         """Draw into a figure of its own."""
-        self.axes_ = row_of_axes(11, 4.4, (1, 1.25), left=0.65, bottom=0.6, top=0.15, gap=0.8)
+        self.axes_ = row_of_axes(11, 4.4, (1, 1.25), left=0.65, top=0.15, gap=0.8)
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self._plot_map(self.axes_[0])
         self._plot_slice(self.axes_[1])
@@ -108,16 +109,15 @@ class LandscapeDisplay(Display):
         return self
 
     def _plot_map(self, ax: Axes) -> None:
-        side = np.linspace(-EDGE, EDGE, 401)
-        b, a = np.meshgrid(side, side)
-        ax.imshow(
-            np.minimum(loss(b, a), MOST_LOSS),
-            extent=(-EDGE, EDGE, -EDGE, EDGE),
-            origin="lower",
+        edges = np.linspace(-EDGE, EDGE, 402)
+        side = (edges[1:] + edges[:-1]) / 2
+        self.map_ = Cells(
+            ax,
+            np.minimum(loss(*np.meshgrid(side, side)), MOST_LOSS),
+            edges=(edges, edges),
+            aspect="auto",
             cmap=colormaps["Blues_r"].resampled(24),
             clim=(0, 1.3 * MOST_LOSS),
-            aspect="auto",
-            interpolation="nearest",
         )
         ax.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xlabel="b", ylabel="a")
         ax.xaxis.set_major_locator(FixedLocator([-2, -1, 0, 1, 2]))
@@ -150,6 +150,7 @@ class LandscapeDisplay(Display):
             ylabel="loss (line: a as at the start)",
         )
         ax.xaxis.set_major_locator(FixedLocator([-2, -1, 0, 1, 2]))
+        ax.yaxis.set_major_locator(FixedLocator([0, 0.5, 1, 1.5, 2]))
         (self.slice_,) = ax.plot([], [], color=ink(), lw=1.5)
         (self.dots_,) = ax.plot([], [], ".-", color=RED, lw=1, ms=9)
         (self.end_,) = ax.plot([], [], "o", color=RED, ms=10)

@@ -104,9 +104,7 @@ class ParetoDisplay(Display):
 
     def plot(self) -> "ParetoDisplay":
         """Draw into a figure of its own."""
-        self.axes_ = row_of_axes(
-            11, 4.7, (5.6, 2.0), left=0.7, right=0.3, bottom=0.55, top=0.4, gap=1.5
-        )
+        self.axes_ = row_of_axes(11, 4.7, (5.6, 2.0), left=0.7, right=0.3, top=0.35, gap=1.5)
         field, bars = self.axes_
         self.figure_ = field.figure  # type: ignore[assignment]
         field.set(xlim=(0, 1), ylim=(LOW - 0.012, HIGH), ylabel="accuracy")
@@ -235,7 +233,8 @@ class ParetoDisplay(Display):
         for n, name, middle in zip(named, short, middles, strict=True):
             text = self.texts_[self.names[n]]
             text.set_text(name if middle else "")
-            text.xy = text.xyann = np.array(middle or (0, 0)) / room
+            across, up = np.array(middle or (0, 0)) / room
+            text.xy = text.xyann = float(across), float(up)
 
     def _across(self, costs: Sequence[float] | np.ndarray) -> Float[np.ndarray, " cost"]:
         """Places on the axis, 0 to 1."""

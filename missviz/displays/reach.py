@@ -13,8 +13,11 @@ from matplotlib.artist import Artist
 from missviz.adapters.base import Method
 from missviz.analysis.reach import reaches
 from missviz.displays.base import Display
-from missviz.displays.colors import beyond, color_limit
-from missviz.style import DIVERGING, FAINT, ink, method_styles, row_of_axes, text_scale
+from missviz.displays.colors import Cells, beyond, color_limit
+from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
+
+CHARACTERS = 24
+"""Of a line below the target."""
 
 STEPS = 100
 """Of a search: enough for what a picture can show."""
@@ -119,15 +122,23 @@ class ReachDisplay(Display):
     def plot(self) -> "ReachDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.0, (2.6, 3.8, 2.3), left=0.1, right=0.27, bottom=0.55, top=0.4, gap=(0.86, 1.0)
+            11, 4.0, (2.6, 3.8, 2.3), left=0.1, right=0.27, top=0.35, gap=(0.86, 1.0)
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]
         cells = self.target.size
-        self.im_ = wanted.imshow(
-            np.zeros(self.target.shape), cmap=DIVERGING, clim=(-self.limit, self.limit)
-        )
+        self.im_ = Cells(wanted, np.zeros(self.target.shape), clim=(-self.limit, self.limit))
         wanted.set(xticks=[], yticks=[])
+        # Below the square, wherever its axes leave room.
+        self.clipped_ = wanted.annotate(
+            "",
+            (0.5, 0),
+            xytext=(0, -6 * text_scale()),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="top",
+        )
         curves.plot([0, cells], [0, 1], color=FAINT, ls=":")
         curves.set(
             xlim=(0, 1.04 * cells),
@@ -163,9 +174,11 @@ class ReachDisplay(Display):
             for row, found in enumerate(pinned.reaches.values())
             if (at := found.at(pinned.rank)) is not None
         ]
-        return bars.plot(
-            *np.transpose(ends), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
-        )
+        return [
+            *bars.plot(
+                *np.transpose(ends), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
+            )
+        ]
 
     def update(self, other: "ReachDisplay") -> None:
         """Show another target of the same shape and limit, or another rank, of the same methods."""
@@ -176,8 +189,8 @@ class ReachDisplay(Display):
     def _fill(self) -> None:
         self.im_.set_data(self.target)
         self.axes_[0].set_title(f"M: {self.name}")
-        # Below the square, wherever its axes leave room.
-        self.axes_[0].set_xlabel("\n".join(textwrap.wrap(beyond(self.limit, self.target), 24)))
+        clipped = textwrap.wrap(beyond(self.limit, self.target), CHARACTERS)
+        self.clipped_.set_text("\n".join(clipped))
         self.axes_[2].set_title(f"at rank {self.rank}")
         for row, (name, found) in enumerate(self.reaches.items()):
             at = found.at(self.rank)

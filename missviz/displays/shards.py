@@ -269,7 +269,13 @@ class ShardDisplay(Display):
     def _draw_void(self) -> None:
         """The outline of what D fills of W's cells, and why the rest is empty."""
         ax, (rows, columns) = self.axes_[0], self.delta.shape
-        look = {"fill": False, "ec": FAINT, "ls": (0, (2, 3)), "lw": 1.2, "zorder": 0.5}
+        look: dict[str, Any] = {
+            "fill": False,
+            "ec": FAINT,
+            "ls": (0, (2, 3)),
+            "lw": 1.2,
+            "zorder": 0.5,
+        }
         ax.add_patch(Rectangle((-0.5, BARS + 0.5), columns, rows, **look))
         self.void_ = ax.text(0, 0, "", ha="center", va="center", color=FAINT)
 

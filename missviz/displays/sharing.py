@@ -13,7 +13,8 @@ from matplotlib.collections import LineCollection
 from missviz.adapters.base import Method
 from missviz.analysis.sharing import sharing_table
 from missviz.displays.base import Display
-from missviz.style import DIVERGING, FAINT, method_styles, row_of_axes, text_scale
+from missviz.displays.colors import Cells
+from missviz.style import FAINT, method_styles, row_of_axes, text_scale
 
 ACROSS = 2
 """Layers' targets beside each other."""
@@ -94,13 +95,11 @@ class SharingDisplay(Display):
     def plot(self) -> "SharingDisplay":
         """Draw into a figure of its own."""
         self.axes_ = row_of_axes(
-            11, 4.2, (2.0, 3.9, 2.4), left=0.1, right=0.3, top=0.4, gap=(0.85, 1.2)
+            11, 4.2, (2.0, 3.9, 2.4), left=0.1, right=0.3, top=0.35, gap=(0.85, 1.2)
         )
         wanted, curves, bars = self.axes_
         self.figure_ = wanted.figure  # type: ignore[assignment]
-        self.im_ = wanted.imshow(
-            _tiles(self.targets), cmap=DIVERGING, clim=(-self.limit, self.limit)
-        )
+        self.im_ = Cells(wanted, _tiles(self.targets), clim=(-self.limit, self.limit))
         wanted.set(xticks=[], yticks=[])
         wanted.spines[:].set_visible(False)
         parts = [0, 0.25, 0.5, 0.75, 1]
@@ -136,9 +135,11 @@ class SharingDisplay(Display):
         """Grey strokes across the bars: as many grey curves again could not be told apart."""
         bars = self.axes_[2]
         ends = pinned.curves[pinned.curves["alike"] == pinned.alike]["mean"]
-        return bars.plot(
-            ends, range(len(ends)), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
-        )
+        return [
+            *bars.plot(
+                ends, range(len(ends)), "|", color=FAINT, ms=17 * text_scale(), mew=3.5, zorder=1.5
+            )
+        ]
 
     def update(self, other: "SharingDisplay") -> None:
         """Show other targets of the same shape, another c, or other curves of the same methods."""

@@ -1,7 +1,7 @@
 """Singular values of ΔW beside those of W₀ and W₀ + ΔW, and how much each direction carries."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from missviz.adapters.fixed_factor import FixedFactorAdapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.analysis.spectra import energy, spectrum, stable_rank
 from missviz.displays.base import Display
-from missviz.displays.labels import ROW, WordsAbove, lying_on_one_another
+from missviz.displays.labels import ROW, WordsAbove, lying_on_one_another, points_of
 from missviz.style import FAINT, in_lecture, ink, method_styles, row_of_axes, text_scale
 
 ZERO = 1e-6
@@ -148,9 +148,7 @@ class SpectrumDisplay(Display):
     def plot(self) -> "SpectrumDisplay":
         """Draw into a figure of its own."""
         top = 0.15 + ROW * (2 + len(self.spectra) + in_lecture())  # one line may be broken
-        self.axes_ = row_of_axes(
-            11, 3.6 + top, (4, 3), left=0.75, right=0.15, gap=0.85, top=top, bottom=0.5
-        )
+        self.axes_ = row_of_axes(11, 3.6 + top, (4, 3), left=0.75, right=0.15, gap=0.85, top=top)
         values, shares = self.axes_
         self.figure_ = values.figure  # type: ignore[assignment]
         count = len(self.base)
@@ -220,24 +218,23 @@ class SpectrumDisplay(Display):
             columnspacing=1.4,
             borderpad=0.1,
         )
-        self._legend = [
-            [handle, text]
-            for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
-        ]
+        self._legend = legend
 
     def _fill_legend(self) -> None:
         """Only what is drawn."""
         drawn = [
             True,
             True,
-            any(len(line.get_xdata()) for line in self.moved_lines_),
-            any(len(line.get_xdata()) for line in self.delta_lines_),
-            any(len(line.get_xdata()) for line in self.small_lines_),
+            _any_points(self.moved_lines_),
+            _any_points(self.delta_lines_),
+            _any_points(self.small_lines_),
         ]
-        for entry, shown in zip(self._legend, drawn, strict=True):
-            for artist in entry:
-                if artist.get_visible() != shown:  # the legend is drawn anew
+        entries = zip(self._legend.legend_handles, self._legend.get_texts(), strict=True)
+        for entry, shown in zip(entries, drawn, strict=True):
+            for artist in filter(None, entry):
+                if artist.get_visible() != shown:
                     artist.set_visible(shown)
+                    self._legend.stale = True  # to be drawn anew
 
     def ghost(self, pinned: "SpectrumDisplay") -> list[Artist]:
         """The pinned ΔW's singular values and shares as dotted grey lines."""
@@ -280,7 +277,7 @@ class SpectrumDisplay(Display):
                 line.set_color(style.color)
             for line in (self.delta_lines_[slot], self.small_lines_[slot]):
                 line.set_marker(style.marker)
-                line.set_markevery(_marked(len(line.get_xdata())))
+                line.set_markevery(_marked(len(points_of(line))))
             self.texts_[slot].set_color(style.color)
         self._fill_words()
         self._fill_legend()
@@ -294,6 +291,10 @@ class SpectrumDisplay(Display):
             on = f", on the line of {over[name]}" if name in over else ""
             words.append(f"{name}: {said}{on}")
         self._words_above.set(*words)
+
+
+def _any_points(lines: Iterable[Line2D]) -> bool:
+    return any(len(points_of(line)) for line in lines)
 
 
 def _marked(count: int) -> list[int]:

@@ -11,6 +11,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from missviz.displays.base import Display
+from missviz.displays.colors import Cells
 from missviz.displays.lunch import BASELINES
 from missviz.style import FAINT, RED, row_of_axes
 
@@ -78,9 +79,8 @@ class TargetsDisplay(Display):
         if ax is None:
             (ax,) = row_of_axes(4.0 + 1.25 * columns, 1.6 + 0.5 * rows, left=1.75, top=0.4)
         self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
-        self.im_ = ax.imshow(
-            np.ones((rows, columns)), cmap="Blues_r", norm=LogNorm(LEAST_SHOWN, 1.5), aspect="auto"
-        )
+        norm = LogNorm(LEAST_SHOWN, 1.5)
+        self.im_ = Cells(ax, np.ones((rows, columns)), cmap="Blues_r", norm=norm, aspect="auto")
         self.texts_ = [
             ax.text(column, row, "", ha="center", va="center")
             for row, column in np.ndindex(rows, columns)

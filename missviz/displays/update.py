@@ -13,9 +13,9 @@ from matplotlib.path import Path
 
 from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
-from missviz.displays.colors import beyond, color_limit, color_scale
+from missviz.displays.colors import Cells, beyond, color_limit, color_scale
 from missviz.displays.digits import Digits
-from missviz.style import DIVERGING, FAINT, paper, row_of_axes, text_scale
+from missviz.style import FAINT, paper, row_of_axes, text_scale
 
 MOST_WITH_DIGITS = 8
 LONGEST = 2.5
@@ -119,20 +119,23 @@ class UpdateDisplay(Display):
         """Draw into three axes, or into a figure of its own."""
         own = axes is None
         if axes is None:
-            axes = row_of_axes(11, 4.55, (1, 1, 1), left=0.1, right=0.1, bottom=0.8, gap=0.36)
+            axes = row_of_axes(
+                11, 4.6, (1, 1, 1), left=0.1, right=0.1, bottom=0.88, top=0.35, gap=0.36
+            )
         self.axes_ = axes
         self.figure_ = axes[0].figure  # type: ignore[assignment]
         rows, columns = self._with_x(self.base).shape
-        look: dict[str, Any] = {"cmap": DIVERGING, "clim": (-self.limit, self.limit)}
-        look["interpolation"] = "nearest"  # averages of heavy tails are pale
-        look["aspect"] = "equal" if max(rows / columns, columns / rows) <= LONGEST else "auto"
-        self.ims_ = [ax.imshow(np.zeros((rows, columns)), **look) for ax in axes]
+        aspect = "equal" if max(rows / columns, columns / rows) <= LONGEST else "auto"
+        self.ims_ = [
+            Cells(ax, np.zeros((rows, columns)), aspect=aspect, clim=(-self.limit, self.limit))
+            for ax in axes
+        ]
         with_digits = max(self.base.shape) <= MOST_WITH_DIGITS
         self.digits_ = [Digits(ax, 0.65 * self.limit) for ax in axes if with_digits]
         for ax in axes:
             ax.set(xticks=[], yticks=[], facecolor=FAINT if self.x is None else paper())
             ax.spines[:].set_visible(self.x is None)
-        middle = {"ha": "center", "va": "center"}
+        middle: dict[str, Any] = {"ha": "center", "va": "center"}
         place = axes[1].transAxes
         self.reason_ = axes[1].text(
             0.5, 0.5, "", transform=place, color="black", **middle, parse_math=False
@@ -174,8 +177,10 @@ class UpdateDisplay(Display):
                 fontsize=20 * text_scale(),
             )
         across, thick = 0.22, 0.13 * text_scale() / height
-        place = (0.5 - across / 2, 0.44 * text_scale() / height, across, thick)
-        color_scale(self.figure_.add_axes(place), self.limit)
+        place = (0.5 - across / 2, 0.35 * text_scale() / height, across, thick)
+        scale = self.figure_.add_axes(place)
+        color_scale(scale, self.limit)
+        scale.set_title("value of an entry", fontsize="medium", pad=3 * text_scale())
         self.clipped_ = self.figure_.text(
             place[0] + across + 0.4 * text_scale() / width, place[1] + thick / 2, "", va="center"
         )
@@ -220,7 +225,7 @@ class UpdateDisplay(Display):
                 "W₀ + ΔW": self.base + self.delta,
             }
         for ax, im, (title, square) in zip(self.axes_, self.ims_, squares.items(), strict=True):
-            im.set_data(np.ma.masked_invalid(self._with_x(square)))
+            im.set_data(self._with_x(square))
             ax.set_title(title if self.x is None else f"{title}, x and product")
         for digits, square in zip(self.digits_, squares.values(), strict=False):
             digits.set(self._with_x(square))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from missviz.style import PIXELS_PER_CSS
+
 PANELS = (
     "update",
     "expansion",
@@ -58,7 +60,7 @@ def gallery() -> Gallery:
 
 
 def draw_thumbnails() -> dict[str, tuple[str, bytes]]:
-    """For each panel its line of code and its picture at half the size."""
+    """For each panel its line of code and its picture at half the size, one pixel per CSS pixel."""
     from missviz import explore
 
     drawn = {}
@@ -66,6 +68,6 @@ def draw_thumbnails() -> dict[str, tuple[str, bytes]]:
         panel = getattr(explore, name)()
         picture = Image.open(io.BytesIO(panel.picture))
         small = io.BytesIO()
-        picture.reduce(2).save(small, "png", optimize=True)
+        picture.reduce(2 * PIXELS_PER_CSS).save(small, "png", optimize=True)
         drawn[name] = panel.state, small.getvalue()
     return drawn

@@ -164,7 +164,7 @@ def test_it_draws_what_it_was_given() -> None:
     shown = display.ims_[0].get_array()
     np.testing.assert_allclose(shown, (display.delta / abs(display.delta).max())[:ROWS_SHOWN])
     np.testing.assert_allclose(display.ims_[1].get_array(), display.cosines)
-    assert display.digits_.strings[0] == "1.0"
+    assert display.digits_.strings[0] == "1"
     x, y = display.points_.get_data()
     np.testing.assert_allclose(x, display.sigmas)
     np.testing.assert_allclose(y, display.means)

@@ -89,9 +89,7 @@ def test_hidden_shares_leave_the_targets(display: SharingDisplay) -> None:
 def test_ghost_keeps_the_pinned_shares(display: SharingDisplay) -> None:
     pinned = SharingDisplay.from_methods(METHODS, TARGETS, alike=1.0, **SMALL, seeds=range(2, 5))
     display.pin(pinned, "before")
-    lines, strokes, _ = display.ghosts_
-    means = pinned.curves.query("method == 'pure sharing'")["mean"]
-    np.testing.assert_allclose(lines.get_segments()[1][:, 1], means)
+    strokes, _ = display.ghosts_
     assert strokes.get_xdata()[1] == pytest.approx(1)
 
 

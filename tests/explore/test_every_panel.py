@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import drawn, pixels
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 import missviz as mv
@@ -99,6 +100,81 @@ def test_state_opens_the_same_view(panel: Panel) -> None:
     assert again.values == panel.values
     assert again.picture == panel.picture
     assert again.summary == panel.summary
+
+
+BAND = 0.1
+"""Of a side: the most that may be empty between what is drawn and the picture's edge."""
+
+
+def edges_left_empty(picture: np.ndarray) -> dict[str, float]:
+    """Per edge the share of the picture that is paper up to what is drawn."""
+    drawn_on = (np.abs(picture.astype(int) - picture[0, 0]) > 8).any(axis=2)
+    found = {}
+    for edge, inked in (("top", drawn_on.any(axis=1)), ("left", drawn_on.any(axis=0))):
+        opposite = {"top": "bottom", "left": "right"}[edge]
+        found[edge] = float(np.argmax(inked) / len(inked))
+        found[opposite] = float(np.argmax(inked[::-1]) / len(inked))
+    return found
+
+
+@pytest.mark.parametrize("dark", [None, False, True], ids=["page", "slide", "dark slide"])
+@pytest.mark.parametrize("name", PANELS)
+def test_pictures_have_pixels_and_no_empty_band(name: str, dark: bool | None) -> None:
+    """Two pixels per CSS pixel on a page; in lecture mode 1920 × 1080, whatever the panel."""
+    if dark is not None:
+        mv.lecture(dark=dark)
+    try:
+        panel = open_panel(name)
+        shown = pixels(panel.picture)
+        height, width = shown.shape[:2]
+        if dark is None:
+            inches = panel.figure.get_size_inches()
+            wanted = style.PIXELS_PER_CSS * style.CSS_PER_INCH * inches
+            assert abs(np.array([width, height]) - wanted).max() <= 1
+            assert style.PIXELS_PER_CSS == 2
+        else:
+            assert (width, height) == (1920, 1080)
+        for edge, share in edges_left_empty(shown).items():
+            assert share < BAND, (edge, share)
+    finally:
+        mv.lecture(False)
+
+
+def test_a_slide_fits_where_a_lecturer_shows_it() -> None:
+    """JupyterLab at 1920 × 1080 and 150 % has 1096 × 599 CSS pixels: a row of controls takes 45,
+    a line of words 30."""
+    width, height = (style.CSS_PER_INCH * side for side in style.SLIDE)
+    assert width <= 1096
+    assert height <= 599 - 45 - 30
+    assert width / height == pytest.approx(16 / 9)
+
+
+def test_legends_show_what_is_drawn_long_enough_to_tell(panel: Panel) -> None:
+    """A dash needs two of its periods; no entry stands for lines that have no points."""
+    for point in points(panel):
+        panel.set(**point)
+        for ax in panel.figure.axes:
+            legend = ax.get_legend()
+            for handle in legend.legend_handles if legend else []:
+                if not (isinstance(handle, Line2D) and handle.get_visible()):
+                    continue
+                if handle.get_linestyle() != "None":
+                    assert np.ptp(handle.get_xdata()) >= 2 * legend._fontsize
+
+
+def test_no_legend_entry_for_what_is_not_drawn() -> None:
+    panel = mv.explore.rank()
+    for point in points(panel, 30):
+        display = panel.set(**point)._display
+        legend = display.axes_[0].get_legend()
+        entries = {text.get_text() for text in legend.get_texts() if text.get_visible()}
+        for entry, lines in (
+            ("ΔW", display.delta_lines_),
+            ("D", display.small_lines_),
+            ("W₀ + ΔW", display.moved_lines_),
+        ):
+            assert (entry in entries) is any(len(line.get_xdata()) for line in lines), point
+        assert "numerical zero" in entries
 
 
 @pytest.mark.parametrize("dark", [None, False, True])
