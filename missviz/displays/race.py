@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from missviz.displays.base import Display
-from missviz.displays.curves import Curve, Curves, room_for
+from missviz.displays.curves import Curve, Curves, broken, room_for
 from missviz.style import FAINT, method_styles, row_of_axes
 
 if TYPE_CHECKING:
@@ -176,18 +176,30 @@ class RaceDisplay(Display):
 
     def reveal(self, shown: bool = True) -> Self:
         super().reveal(shown)
-        runners = self.axes_[0].get_legend()
+        runners = self.axes_[-1].get_legend()
         if shown and runners is not None:
             runners.remove()
         elif not shown and runners is None:
-            handles = list(self.lines_.values())
-            runners = self.axes_[0].legend(handles=handles, frameon=False, loc="center")
-            for sample in runners.legend_handles:
-                assert sample is not None
-                sample.set_visible(True)  # they were hidden, as their lines are
+            self._list_runners()
         for part in self._parts:
             part.reveal(shown)
         return self
+
+    def _list_runners(self) -> None:
+        """Where the names will stand, in the order of the call: not in that of the outcome."""
+        runners = self.axes_[-1].legend(
+            handles=list(self.lines_.values()),
+            labels=["\n".join(broken(name)) for name in self.lines_],
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            handlelength=1.4,
+            handletextpad=0.6,
+            borderpad=0,
+            frameon=False,
+        )
+        for sample in runners.legend_handles:
+            assert sample is not None
+            sample.set_visible(True)  # they were hidden, as their lines are
 
     def update(self, other: "RaceDisplay") -> None:
         """Show other runs of the same methods."""

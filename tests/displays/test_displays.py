@@ -65,13 +65,13 @@ def test_hidden_race_keeps_its_axes(runs: Runs) -> None:
     assert not any(line.get_visible() for line in hidden.difference_lines_.values())
     assert not any(band.get_visible() for band in hidden.bands_.values())
     # Who runs is said, in the order of the call and not in that of the outcome.
-    assert all(sample.get_visible() for sample in hidden.axes_[0].get_legend().legend_handles)
-    listed = [text.get_text() for text in hidden.axes_[0].get_legend().get_texts()]
+    assert all(sample.get_visible() for sample in hidden.axes_[1].get_legend().legend_handles)
+    listed = [text.get_text() for text in hidden.axes_[1].get_legend().get_texts()]
     assert listed == ["LoRA r=2", "MiSS r=4"]
     assert names_at(hidden.axes_[0]) == ["constant\npredictor"]
     assert names_at(hidden.axes_[1]) == []
     assert "MiSS" not in hidden._repr_mimebundle_()[0]["text/plain"]
-    assert hidden.reveal().axes_[0].get_legend() is None
+    assert hidden.reveal().axes_[1].get_legend() is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_race_draws_the_paired_difference(runs: Runs) -> None:
 def test_race_takes_another_reference(runs: Runs) -> None:
     display = RaceDisplay.from_runs(runs, reference="MiSS r=4").plot()
     assert not np.any(display.difference_lines_["MiSS r=4"].get_ydata())
-    assert display.axes_[1].get_title("left") == "minus MiSS r=4's, seed by seed"
+    assert display.axes_[1].get_title() == "minus MiSS r=4's, seed by seed"
     with pytest.raises(ValueError, match="reference='DoRA' did not run; choose from LoRA r=2"):
         RaceDisplay.from_runs(runs, reference="DoRA")
 

@@ -236,6 +236,17 @@ def test_every_curve_of_the_race_is_in_view_and_named(dark: bool | None) -> None
         mv.lecture(False)
 
 
+@pytest.mark.parametrize("dark", [None, True])
+def test_a_hidden_race_says_who_runs_where_nothing_covers_it(dark: bool | None) -> None:
+    if dark is not None:
+        mv.lecture(dark=dark)
+    try:
+        for methods in ((), (mv.MiSS(4),)):
+            check_text(mv.explore.race(*methods, reveal=False).figure, {})
+    finally:
+        mv.lecture(False)
+
+
 def test_limits_are_those_of_what_is_shown_however_one_came_there() -> None:
     view = mv.explore.race().view
     display = view.compute(**{name: options[-1] for name, options in view.choices.items()}).plot()
