@@ -114,7 +114,7 @@ class Curves:
         styles: of every curve, in the order in which they are drawn.
         curves: by name, equally long.
         levels: horizontal lines by name: what needs no training.
-        floor: where the axis starts at the latest.
+        floor: where the axis starts, whatever the curves do.
         most: no limit is further from 0; of a curve that goes there, the name says how far.
         named: whether to write the names; they take room right of the axes.
 

@@ -54,9 +54,9 @@ class RaceDisplay(Display):
         self.reference, self.note = reference, note
         against = self.losses[reference]
         self.curves = {method: Curve.of(values) for method, values in self.losses.items()}
-        self.differences = {
-            method: Curve.of(values - against) for method, values in self.losses.items()
-        }
+        with np.errstate(invalid="ignore"):  # where both diverged
+            gaps = {method: values - against for method, values in self.losses.items()}
+        self.differences = {method: Curve.of(values) for method, values in gaps.items()}
 
     @classmethod
     def from_runs(
@@ -197,6 +197,8 @@ class RaceDisplay(Display):
             borderpad=0,
             frameon=False,
         )
+        for text in runners.get_texts():
+            text.set_parse_math(False)
         for sample in runners.legend_handles:
             assert sample is not None
             sample.set_visible(True)  # they were hidden, as their lines are
