@@ -146,7 +146,7 @@ def test_a_race_that_diverges_says_so() -> None:
     assert display.axes_[0].get_ylim()[1] < 5
     assert display.order == ["a", "c", "b"]
     both = race_of(a=[[1.0, np.inf], [1.0, np.inf]], b=[[1.0, np.inf], [1.0, 2.0]])
-    assert names_at(both.axes_[1]) == ["a diverged", "b diverged"]
+    assert names_at(both.axes_[1]) == ["a diverged\n= b diverged"]
 
 
 def test_a_race_of_one_has_no_differences(runs: Runs) -> None:
