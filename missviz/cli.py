@@ -184,7 +184,7 @@ def reproduce(
                 finished.append(part)
                 runs = Runs.join(finished)
                 runs.save(out)
-        typer.echo("Timing one layer of each method, for Figure 2's third panel.")
+        typer.echo("Timing one layer of each method, for Figure 2's last part.")
         runs = Runs.join([*finished[:-1], finished[-1].with_timings(adapter_timings(methods))])
     except KeyboardInterrupt:
         names = ", ".join(name for part in finished for name in part.settings["methods"])

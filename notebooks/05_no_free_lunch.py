@@ -70,9 +70,10 @@ guess
 #
 # </details>
 #
-# The picture has the paper's three panels: training loss against step; final training loss and
-# lowest validation loss of each method; and, for one layer at several ranks, how long set-up and 20
-# training steps take. (Timings are of this machine, now.)
+# The picture has what the paper's has. Left: training loss against step; each curve ends at its
+# method's name. In the row of each name: its last training loss and its lowest validation loss,
+# minus LoRA's on the same seed, with 95 % intervals; and how long set-up and 20 training steps of
+# one layer take, with a mark for each of several ranks. (Timings are of this machine, now.)
 
 # %%
 runs = mv.experiments.no_free_lunch(protocol="published", seeds=10, timings=True)
@@ -126,9 +127,10 @@ print(f"            layer has {seen - own} ({(seen - own) / seen:.0%} of all tra
 # 3. Nearly all trained numbers are the second layer's. What it does alone comes below.
 #
 # Here is the race again, with controls (the arrow keys work): `split` shows the other race, and
-# `learning rate` runs all methods at another rate. Leave the second layer trained for now. The
-# validation bands overlap because seeds differ from each other; on each seed the methods are
-# compared with one another, and that paired difference is what the table has.
+# `learning rate` runs all methods at another rate. Leave the second layer trained for now. On the
+# left the validation bands overlap, because seeds differ from each other more than methods do. On
+# each seed the methods can be compared with one another: that paired difference is on the right, and
+# in the table.
 
 # %%
 race = mv.explore.race(mv.LoRA(2), mv.PiSSA(2), mv.MiSS(4), fresh=True)

@@ -24,6 +24,7 @@ from missviz.analysis.gradients import initial_gradient_norms
 from missviz.displays.base import Display
 from missviz.displays.labels import ROW, Key
 from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE, LinearTask, linear_task
+from missviz.intervals import half_width
 from missviz.machine import one_thread
 from missviz.style import FAINT, ink, method_style, method_styles, row_of_axes, text_scale
 
@@ -94,17 +95,15 @@ class GradientNormDisplay(Display):
 
         Raises ValueError where the tables don't hold that input mean, or that gain.
         """
-        from scipy.special import stdtrit  # scipy.stats takes longer to load than all of this
-
         norms = norms[np.isclose(norms["input_mean"], input_mean)]
         if norms.empty:
             raise ValueError(f"input_mean={input_mean} was not measured")
         if not {1.0, gain} <= set(runs["gain"]):
             raise ValueError(f"gain={gain} did not run beside gain 1")
         correlation = float(norms.groupby("seed")["correlation"].first().mean())
-        table = norms.groupby(["family", "rank"])["ratio"].agg(["mean", "sem", "count"])
-        table = table.reset_index()
-        half = table.pop("sem") * stdtrit(table.pop("count") - 1, 0.975)
+        groups = norms.groupby(["family", "rank"])["ratio"]
+        table = groups.agg(mean="mean", half=half_width).reset_index()
+        half = table.pop("half")
         table["low"], table["high"] = table["mean"] - half, table["mean"] + half
         laws = {
             "LoRA": lambda rank: lora_law(rank, SIZE),

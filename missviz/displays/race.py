@@ -1,47 +1,62 @@
-"""The race: loss against step, one line per method."""
+"""The race: loss against step, one line per method; and what lies between them, seed by seed."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from missviz.displays.base import Display
-from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
+from missviz.displays.curves import Curve, Curves, broken, room_for
+from missviz.style import FAINT, method_styles, row_of_axes
 
 if TYPE_CHECKING:
     from missviz.experiments.runs import Runs
 
+CONSTANT = "constant predictor"
+WORDS = {"train": "training", "valid": "validation", "test": "test"}
+MOST = 4
+"""Losses are drawn up to as many times what they are before training."""
+
 
 class RaceDisplay(Display):
-    """Mean loss against step with a 95 % band over seeds, and the constant predictor.
+    """Left the mean loss (mean squared error) against step and the constant predictor's; right the
+    paired difference to one method, seed by seed. Bands are 95 % intervals over seeds.
+
+    Seeds differ from one another by more than methods do, so bands on the left overlap where the
+    difference on the right is clear. Limits show all that is drawn, and so change with the data;
+    on training loss they start at 0.
 
     Args:
-        curves: one row per method and step: method, step, mean, low, high.
+        losses: by method, (seed, step + 1), the seeds in the same order: pairs.
         split: what the loss was measured on.
-        constant: loss of the constant predictor on that split.
-        seeds: how many runs each line is the mean of.
-        limit: upper end of the loss axis, which starts at 0; None fits it to the curves.
+        constant: loss of the constant predictor on that split, which for each output gives its mean
+            over the training points.
+        reference: the method that differences are to.
         note: where the runs come from, if they were not made now.
 
-    After `plot`: `lines_` and `bands_` by method, `constant_line_`, `ax_`, `figure_`.
+    After `plot`: `lines_` and `bands_` by method, `difference_lines_` and `difference_bands_`,
+    `constant_line_`, `axes_` (one where there is one method), `figure_`.
     """
 
     def __init__(
         self,
         *,
-        curves: pd.DataFrame,
+        losses: Mapping[str, Float[np.ndarray, "seeds steps1"]],
         split: str,
         constant: float,
-        seeds: int,
-        limit: float | None = None,
+        reference: str,
         note: str = "",
     ) -> None:
-        self.curves, self.split, self.constant, self.seeds = curves, split, constant, seeds
-        self.limit, self.note = limit, note
+        self.losses, self.split, self.constant = dict(losses), split, float(constant)
+        self.reference, self.note = reference, note
+        against = self.losses[reference]
+        self.curves = {method: Curve.of(values) for method, values in self.losses.items()}
+        with np.errstate(invalid="ignore"):  # where both diverged
+            gaps = {method: values - against for method, values in self.losses.items()}
+        self.differences = {method: Curve.of(values) for method, values in gaps.items()}
 
     @classmethod
     def from_runs(
@@ -51,12 +66,14 @@ class RaceDisplay(Display):
         *,
         target: str | None = None,
         learning_rate: float | None = None,
+        reference: str | None = None,
     ) -> "RaceDisplay":
-        """Curves of one split, target (default: the first) and rate (default: each method's first).
+        """One split, target (default: the first) and rate (default: each method's first); the
+        reference as in `Runs.summary`, LoRA or the first method.
 
-        The band is mean ± t₀.₉₇₅ standard errors over seeds, step by step.
+        Intervals are mean ± t₀.₉₇₅ standard errors over seeds, step by step.
         """
-        from scipy.stats import t
+        from missviz.experiments.runs import chosen_reference
 
         table = runs.to_frame()
         splits = sorted(set(table["split"]))
@@ -72,105 +89,163 @@ class RaceDisplay(Display):
         else:
             first = table.groupby("method")["learning_rate"].transform("first")
             table = table[table["learning_rate"] == first]
-        curves = table.groupby(["method", "step"], sort=False)["loss"].agg(["mean", "std", "count"])
-        error = curves["std"] / np.sqrt(curves["count"]) * t.ppf(0.975, curves["count"] - 1)
-        curves["low"], curves["high"] = curves["mean"] - error, curves["mean"] + error
+        losses = {
+            str(method): rows.pivot(index="seed", columns="step", values="loss").to_numpy()
+            for method, rows in table.groupby("method", sort=False)
+        }
         floor = runs.baselines
         floor = floor[(floor["baseline"] == "constant") & (floor["split"] == split)]
         return cls(
-            curves=curves.reset_index()[["method", "step", "mean", "low", "high"]],
+            losses=losses,
             split=split,
             constant=float(floor[floor["target"] == target]["loss"].mean()),
-            seeds=int(curves["count"].max()),
+            reference=chosen_reference(reference, list(losses)),
         )
+
+    @property
+    def seeds(self) -> int:
+        """How many runs each line is the mean of."""
+        return len(self.losses[self.reference])
 
     def summary(self) -> str:
-        last = self.curves[self.curves["step"] == self.curves["step"].max()].sort_values("mean")
-        order = ", ".join(f"{row.method} {row.mean:.3g}" for row in last.itertuples())
-        return (
-            f"{self.split} loss after {self.curves['step'].max()} steps, mean of {self.seeds} "
-            f"seeds: {order}; constant predictor {self.constant:.3g}"
+        steps = len(self.curves[self.reference].mean) - 1
+        said = (
+            f"{self.split} loss after {steps} steps, mean of {self.seeds} "
+            f"{'seed' if self.seeds == 1 else 'seeds'}: {', '.join(map(self._said, self.order))}"
         )
+        if len(self.losses) > 1:
+            said += f"; in brackets: minus {self.reference}'s, seed by seed, ± 95 %"
+        return f"{said}; constant predictor (each output's training mean) {self.constant:.3g}"
 
-    def plot(
-        self, ax: Axes | None = None, *, legend: bool = True, reveal: bool = True
-    ) -> "RaceDisplay":
-        """Draw into `ax`, or into a figure of its own with the legend beside the curves.
+    @property
+    def order(self) -> list[str]:
+        """The methods by their last mean loss, lowest first; what diverged comes last."""
+        ends = {method: curve.mean[-1] for method, curve in self.curves.items()}
+        return sorted(ends, key=lambda method: (np.isnan(ends[method]), ends[method]))
 
-        With reveal=False the same axes and limits stand there without the lines, for a class to
-        guess first; the legend and the constant predictor stay.
+    def _said(self, method: str) -> str:
+        end = self.curves[method].mean[-1]
+        if np.isnan(end):
+            return f"{method} diverged"
+        if method == self.reference:
+            return f"{method} {end:.3f}"
+        gap = self.differences[method]
+        half = gap.high[-1] - gap.mean[-1]
+        bound = "" if np.isnan(half) else f" ± {half:.4f}"
+        return f"{method} {end:.3f} ({gap.mean[-1]:+.4f}{bound})"
+
+    def plot(self, ax: Axes | None = None, *, reveal: bool = True) -> Self:
+        """Draw into a figure of its own; or, without the differences, into `ax`, right of which
+        there must be room for names.
+
+        With reveal=False axes, limits and the constant predictor stand there without the lines, for
+        a class to guess first, and a list says who runs.
         """
-        beside = ax is None
-        if ax is None:
-            (ax,) = row_of_axes(9.5, 4.2, right=2.75, bottom=0.75, top=0.2)
-        self.ax_, self.figure_ = ax, ax.figure  # type: ignore[assignment]
-        self.lines_, self.bands_ = {}, {}
-        styles = method_styles(name for name, _ in self._by_method())
-        for method, curve in self._by_method():
-            style = styles[method]
-            (self.lines_[method],) = ax.plot(
-                curve["step"],
-                curve["mean"],
-                color=style.color,
-                linestyle=style.linestyle,
-                marker=style.marker,
-                markevery=max(1, len(curve) // 8),
-                markersize=4 * text_scale(),
-                label=method,
+        if ax is not None:
+            self.axes_ = [ax]
+        else:
+            names = room_for((*self.losses, CONSTANT))
+            paired = len(self.losses) > 1
+            self.axes_ = row_of_axes(
+                11 if paired else 7,
+                4.3,
+                (1, 1) if paired else (1,),
+                left=0.6,
+                right=names,
+                bottom=0.42,
+                top=0.32,
+                gap=names + 0.68,
             )
-            self.bands_[method] = ax.fill_between(
-                curve["step"], curve["low"], curve["high"], color=style.color, alpha=0.2, lw=0
-            )
-        self.constant_line_ = ax.axhline(
-            self.constant, color=ink(), lw=1, ls=(0, (1, 1)), label="constant predictor"
+        self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
+        styles = method_styles(self.losses)
+        self._left = Curves(
+            self.axes_[0], styles, self.curves, self._levels(), floor=self._floor, most=self._most
         )
-        ax.set(xlabel="step", ylabel=f"{self.split} loss (mean squared error)")
-        if self.limit is not None:
-            ax.set_ylim(0, self.limit)
-        ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())
-        if legend and beside:
-            ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        elif legend:
-            ax.legend(frameon=False, fontsize="small")
-        if beside and self.note:
+        self._parts = [self._left]
+        self.lines_, self.bands_ = self._left.lines, self._left.bands
+        self.constant_line_ = self._left.levels[CONSTANT]
+        if len(self.axes_) > 1:
+            right = Curves(self.axes_[1], styles, self.differences, most=self._most)
+            self._parts.append(right)
+            self.difference_lines_, self.difference_bands_ = right.lines, right.bands
+        self._write_titles()
+        if ax is None and self.note:
             self.figure_.text(0.005, 0.012, self.note, fontsize="small", color=FAINT)
-        self.outcome_ = [*self.lines_.values(), *self.bands_.values()]
+        self.outcome_ = [artist for part in self._parts for artist in part.outcome]
         return self.reveal(reveal)
 
+    def reveal(self, shown: bool = True) -> Self:
+        super().reveal(shown)
+        runners = self.axes_[-1].get_legend()
+        if shown and runners is not None:
+            runners.remove()
+        elif not shown and runners is None:
+            self._list_runners()
+        for part in self._parts:
+            part.reveal(shown)
+        return self
+
+    def _list_runners(self) -> None:
+        """Where the names will stand, in the order of the call: not in that of the outcome."""
+        runners = self.axes_[-1].legend(
+            handles=list(self.lines_.values()),
+            labels=["\n".join(broken(name)) for name in self.lines_],
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+            handlelength=1.4,
+            handletextpad=0.6,
+            borderpad=0,
+            frameon=False,
+        )
+        for text in runners.get_texts():
+            text.set_parse_math(False)
+        for sample in runners.legend_handles:
+            assert sample is not None
+            sample.set_visible(True)  # they were hidden, as their lines are
+
     def update(self, other: "RaceDisplay") -> None:
-        """Show other curves of the same methods, on the same axes."""
-        if other.split != self.split:  # a new label redraws the axis
-            self.ax_.set_ylabel(f"{other.split} loss (mean squared error)")
-        self.curves, self.split = other.curves, other.split
-        self.constant, self.seeds = other.constant, other.seeds
-        for method, curve in self._by_method():
-            self.lines_[method].set_data(curve["step"], curve["mean"])
-            self.bands_[method].set_verts([_outline(curve)])
-        self.constant_line_.set_ydata([self.constant, self.constant])
+        """Show other runs of the same methods."""
+        self.losses, self.split, self.constant = other.losses, other.split, other.constant
+        self.curves, self.differences = other.curves, other.differences
+        self._write_titles()
+        self._left.show(self.curves, self._levels(), floor=self._floor, most=self._most)
+        for part in self._parts[1:]:
+            part.show(self.differences, most=self._most)
 
     def ghost(self, pinned: "RaceDisplay") -> list[Artist]:
         """The pinned means, each with its method's dash."""
+        shown = (pinned.curves, pinned.differences)
         return [
-            self.ax_.add_line(
-                Line2D(
-                    curve["step"],
-                    curve["mean"],
-                    color=FAINT,
-                    linestyle=self.lines_[method].get_linestyle(),
-                    zorder=1.9,
-                )
-            )
-            for method, curve in pinned._by_method()
+            artist
+            for part, curves in zip(self._parts, shown, strict=False)
+            for artist in part.ghost(curves)
         ]
 
-    def _by_method(self) -> list[tuple[str, pd.DataFrame]]:
-        return [(str(method), curve) for method, curve in self.curves.groupby("method", sort=False)]
+    def unpin(self) -> Self:
+        super().unpin()
+        for part in self._parts:
+            part.unpin()
+        return self
 
+    def _write_titles(self) -> None:
+        titles = (
+            f"{WORDS.get(self.split, self.split)} loss",
+            f"minus {self.reference}'s, seed by seed",
+        )
+        for ax, title in zip(self.axes_, titles, strict=False):
+            ax.set_title(title, fontsize="medium", parse_math=False)
 
-def _outline(curve: pd.DataFrame) -> Float[np.ndarray, "points 2"]:
-    """The band's outline: along its lower edge and back along the upper."""
-    steps, low, high = (curve[column].to_numpy() for column in ("step", "low", "high"))
-    return np.column_stack([np.r_[steps, steps[::-1]], np.r_[low, high[::-1]]])
+    def _levels(self) -> dict[str, float]:
+        return {CONSTANT: self.constant}
+
+    @property
+    def _floor(self) -> float | None:
+        return 0.0 if self.split == "train" else None
+
+    @property
+    def _most(self) -> float:
+        before = np.nanmean([curve.mean[0] for curve in self.curves.values()])
+        return MOST * max(float(before), self.constant)
 
 
 def choose_target(runs: "Runs", target: str | None) -> str:

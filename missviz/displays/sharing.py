@@ -14,6 +14,7 @@ from missviz.adapters.base import Method
 from missviz.analysis.sharing import sharing_table
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells
+from missviz.intervals import half_width
 from missviz.style import FAINT, method_styles, row_of_axes, text_scale
 
 ACROSS = 2
@@ -166,11 +167,9 @@ def curves_of(table: pd.DataFrame) -> pd.DataFrame:
 
     `table` has method, alike, seed and share, as from `sharing_table`.
     """
-    from scipy.special import stdtrit  # scipy.stats takes longer to load than all of this
-
     groups = table.groupby(["method", "alike"], sort=False)["share"]
-    curves = groups.agg(["mean", "sem", "count"]).reset_index()
-    half = curves.pop("sem") * stdtrit(curves.pop("count") - 1, 0.975)
+    curves = groups.agg(mean="mean", half=half_width).reset_index()
+    half = curves.pop("half")
     return curves.assign(low=curves["mean"] - half, high=curves["mean"] + half)
 
 

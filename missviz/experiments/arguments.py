@@ -1,9 +1,11 @@
 """What a user may pass to `no_free_lunch`: each argument checked, in plain form."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 
@@ -20,6 +22,7 @@ from missviz.adapters.mos import MoS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.prolora import ProLoRA
 from missviz.adapters.vera import VeRA
+from missviz.experiments.data import OwnData, checked_data
 from missviz.experiments.tasks import PROTOCOLS, TARGETS, WIDTH, Protocol, Target
 
 FIRST_SEED = 43
@@ -27,18 +30,19 @@ FIRST_SEED = 43
 
 TUNING_SEED = 1000
 ELEMENTWISE = "sin 2πx + 0.3 cos 3πx"
+OWN_DATA = "own data"
 
 
-def core_methods() -> tuple[Method, ...]:
+def core_methods(in_features: int = WIDTH) -> tuple[Method, ...]:
     """The few that most questions are about: full fine-tuning with bias as in the script, LoRA,
     PiSSA and MiSS at Table 12's ranks, and MiSS's control: a frozen orthogonal factor of equal gain
-    √g."""
+    √g, g = in_features/4."""
     return (
         FullFineTuning(bias=True),
         LoRA(2),
         PiSSA(2),
         MiSS(4),
-        FixedFactor(4, "orthogonal", gain=4.0),
+        FixedFactor(4, "orthogonal", gain=math.sqrt(in_features / 4)),
     )
 
 
@@ -65,16 +69,27 @@ def default_methods(protocol: str = "published") -> tuple[Method, ...]:
     return (*core_methods(), *others, *plain)
 
 
-def checked_methods(methods: Sequence[Method] | None, protocol: str) -> tuple[Method, ...]:
+def checked_methods(
+    methods: Sequence[Method] | None, protocol: str, data: OwnData | None = None
+) -> tuple[Method, ...]:
+    in_features = WIDTH if data is None else data.in_features
     if methods is None:
-        return default_methods(protocol)
+        methods = default_methods(protocol) if data is None else core_methods(in_features)
     if not isinstance(methods, Iterable):
         raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
     methods = tuple(methods)
     for method in methods:
         if not isinstance(method, Method):
             raise TypeError(f"methods has {method!r}, which is no missviz method")
-        method.check_shape(WIDTH, WIDTH)
+        try:
+            method.check_shape(WIDTH, in_features)
+        except ValueError as error:
+            if data is None:
+                raise
+            raise ValueError(
+                f"{method.name} does not fit data with {in_features} inputs (a {WIDTH} × "
+                f"{in_features} layer): {error}"
+            ) from error
     names = [method.name for method in methods]
     if not names:
         raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
@@ -83,11 +98,29 @@ def checked_methods(methods: Sequence[Method] | None, protocol: str) -> tuple[Me
     return methods
 
 
-def checked_protocol(name: str, steps: int | None) -> Protocol:
+def checked_protocol(name: str, steps: int | None, data: Any = None) -> Protocol:
     validation.one_of("protocol", name, tuple(PROTOCOLS))
-    if steps is None:
-        return PROTOCOLS[name]
-    return replace(PROTOCOLS[name], steps=validation.positive_int("steps", steps))
+    protocol = PROTOCOLS[name]
+    if steps is not None:
+        protocol = replace(protocol, steps=validation.positive_int("steps", steps))
+    return protocol if data is None else on_own_data(protocol, checked_data(data))
+
+
+def on_own_data(protocol: Protocol, data: OwnData) -> Protocol:
+    """`protocol` with the reader's points; ValueError where it makes no sense, or a split lacks."""
+    if protocol.name == "teacher":
+        raise ValueError(
+            'data is for protocol="published" or "controlled"; the points of "teacher" come from '
+            "its targets, W₀ + M"
+        )
+    if "whole" not in data.splits:
+        for split in protocol.samples:
+            if split not in data.splits:
+                raise ValueError(
+                    f"data has no {split!r}, on which protocol={protocol.name!r} reports; give it, "
+                    "or (x, y) to have it split"
+                )
+    return replace(protocol, data=data, samples=data.sizes(protocol.samples), noise=0.0)
 
 
 def checked_seeds(
@@ -140,7 +173,7 @@ def checked_targets(
     if protocol.name != "teacher":
         if targets is not None:
             raise ValueError(f'targets are for protocol="teacher"; got protocol={protocol.name!r}')
-        return {ELEMENTWISE: None}
+        return {ELEMENTWISE if protocol.data is None else OWN_DATA: None}
     if targets is None:
         return dict(TARGETS)
     if isinstance(targets, Mapping):

@@ -15,11 +15,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
@@ -28,6 +29,8 @@ from missviz.adapters import validation
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Method
 from missviz.experiments.arguments import (
+    ELEMENTWISE,
+    OWN_DATA,
     TUNING_SEED,
     checked_device,
     checked_executor,
@@ -46,7 +49,7 @@ from missviz.experiments.ensemble import (
     train,
 )
 from missviz.experiments.runs import Runs
-from missviz.experiments.sweep import Cell, Chunk, Kept, Result, run_cells
+from missviz.experiments.sweep import Cell, Chunk, Kept, Result, run_cells, run_here
 from missviz.experiments.tasks import (
     Protocol,
     Target,
@@ -69,7 +72,8 @@ def run_chunk(chunk: Chunk) -> Result:
     device, protocol = torch.device(chunk.device), chunk.protocol
     members = never_alone(chunk.members)
     seeds = tuple(dict.fromkeys(seed for seed, _ in members))
-    base = dict(zip(seeds, base_models(seeds, chunk.dtype, device), strict=True))
+    bases = base_models(seeds, chunk.dtype, device, protocol.data)
+    base = dict(zip(seeds, bases, strict=True))
     tasks = {
         seed: make_task(protocol, chunk.target_name, chunk.target, base[seed], seed)
         for seed in seeds
@@ -118,6 +122,8 @@ def make_task(
     protocol: Protocol, target_name: str, target: Target | None, base: TwoLayerNet, seed: int
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The splits of one seed: only training targets carry noise, as in the published script."""
+    if protocol.data is not None:
+        return protocol.data.task(seed, protocol.samples)
     function: Callable[[torch.Tensor], torch.Tensor] = adapted_function
     if target is not None:
         function = teacher_function(base, target, seed, target_name)
@@ -136,6 +142,7 @@ def no_free_lunch(
     learning_rates: Sequence[float] | None = None,
     *,
     targets: Sequence[str] | Mapping[str, Target] | None = None,
+    data: Any = None,
     tune_on: Literal["valid", "train"] = "valid",
     tuning_seeds: int | Iterable[int] = 5,
     steps: int | None = None,
@@ -164,6 +171,13 @@ def no_free_lunch(
             (`summary().rate_on_edge`) with a UserWarning.
         targets: teacher only: names among "low rank", "periodic", "columns", "dense" (default:
             all), or {name: function (W₀, generator) → M} for your own.
+        data: your own points for "published" and "controlled": (x, y), arrays or tensors of shapes
+            (n, inputs) and (n, outputs), which each seed splits at random, a half for "train", a
+            quarter each for "valid" and "test"; or {"train": (x, y), "valid": …, "test": …}, the
+            same for every seed ("published" needs no "test"). They are used as they are: no
+            scaling, no noise. The network is inputs-64-outputs. It starts untrained, unless there
+            is a "base": (x, y) that it learns first, as it otherwise learns sin 2πx. Methods:
+            default is full fine-tuning, LoRA, PiSSA, MiSS and its control.
         tune_on: the split whose lowest loss over the steps, averaged over `tuning_seeds`, chooses
             the rate. "train" shows what tuning for memorisation does.
         tuning_seeds: seeds for that choice, or how many from 1000 on; none may be among `seeds`.
@@ -190,8 +204,8 @@ def no_free_lunch(
         TypeError, ValueError: naming the argument and what would be valid.
         Whatever a chunk raises, with a note that says which chunk it was.
     """
-    settings = checked_protocol(protocol, steps)
-    methods = checked_methods(methods, settings.name)
+    settings = checked_protocol(protocol, steps, data)
+    methods = checked_methods(methods, settings.name, settings.data)
     report_seeds = checked_seeds("seeds", seeds)
     chosen_targets = checked_targets(settings, targets)
     grid = checked_rates(settings, learning_rates)
@@ -258,7 +272,7 @@ def no_free_lunch(
         tqdm(total=expected, desc=protocol, unit="chunk", disable=not progress) as bar,
     ):
         floors = [
-            _baselines(settings, name, target, report_seeds, dtype, place)
+            baselines(settings, name, target, report_seeds, dtype, place)
             for name, target in chosen_targets.items()
         ]
         done = run_cells(cells, run_chunk, workers, kept, bar)
@@ -267,7 +281,11 @@ def no_free_lunch(
         losses=pd.concat([losses for losses, _ in done], ignore_index=True),
         baselines=pd.concat(floors, ignore_index=True),
         settings={
-            "protocol": {**asdict(settings), "learning_rates": list(grid)},
+            "protocol": {
+                **asdict(replace(settings, data=None)),
+                "learning_rates": list(grid),
+                "data": None if settings.data is None else str(settings.data),
+            },
             "methods": {method.name: repr(method) for method in methods},
             "targets": list(chosen_targets),
             "seeds": list(report_seeds),
@@ -292,6 +310,26 @@ def no_free_lunch(
     )
     _warn_of_edges(result)
     return result
+
+
+def losses_at(
+    method: Method,
+    protocol: Protocol,
+    learning_rate: float,
+    seeds: Sequence[int],
+    device: str,
+) -> dict[str, Float[np.ndarray, "seeds steps1"]]:
+    """Losses of one method at one rate by split, after 0, 1, … steps.
+
+    To the last bit those of `no_free_lunch` with that rate alone, which also chooses it.
+    """
+    target = OWN_DATA if protocol.data is not None else ELEMENTWISE
+    parts = []
+    for start in range(0, len(seeds), LARGEST):
+        members = tuple((seed, learning_rate) for seed in seeds[start : start + LARGEST])
+        chunk = Chunk(protocol, method, members, target, None, torch.float32, device, "auto")
+        parts.append(run_here(run_chunk, chunk)["losses"])
+    return {split: np.concatenate([part[split] for part in parts]) for split in parts[0]}
 
 
 def choose_rate(
@@ -352,7 +390,7 @@ def _tidy(chunk: Chunk, result: Result) -> pd.DataFrame:
     )
 
 
-def _baselines(
+def baselines(
     protocol: Protocol,
     target_name: str,
     target: Target | None,
@@ -362,7 +400,7 @@ def _baselines(
 ) -> pd.DataFrame:
     """What needs no training: one number per output coordinate, and the network as it was."""
     rows = []
-    bases = base_models(seeds, dtype, torch.device(device))
+    bases = base_models(seeds, dtype, torch.device(device), protocol.data)
     for seed, base in zip(seeds, bases, strict=True):
         task = make_task(protocol, target_name, target, base, seed)
         constant = task["train"][1].mean(dim=0)

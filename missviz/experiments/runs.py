@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from missviz.adapters import validation
 from missviz.files import write_whole
+from missviz.intervals import half_width
 
 if TYPE_CHECKING:
     from missviz.displays.lunch import LunchDisplay
@@ -57,7 +58,7 @@ class Runs:
         Returns one row per target, method, learning_rate and metric. Metrics: "final train",
         "final valid", "min valid"; with a test split also "test", the test loss at the step whose
         validation loss is lowest. The constant predictor and the unadapted network have rows too.
-        Columns: mean, low, high (bootstrap over seeds); difference, difference_low,
+        Columns: mean, low, high (Student's t over seeds); difference, difference_low,
         difference_high; verdict: "lower" or "higher" (the interval clears ±smallest_effect),
         "same" (it lies inside), else "undecided"; seeds, num_parameters, adapter_parameters,
         rate_on_edge.
@@ -70,7 +71,7 @@ class Runs:
         return self._summaries[key].copy()
 
     def plot(self, **options: Any) -> "LunchDisplay":
-        """The three panels of Figure 2; options as in `LunchDisplay.plot`."""
+        """Figure 2, with paired differences; options as in `LunchDisplay.plot`."""
         from missviz.displays.lunch import LunchDisplay
 
         return LunchDisplay.from_runs(self).plot(**options)
@@ -134,18 +135,6 @@ class Runs:
 # --- Statistics over seeds --------------------------------------------------------------------
 
 
-def bootstrap_interval(values: Float[np.ndarray, " seeds"]) -> tuple[float, float]:
-    """95 % bootstrap interval (BCa) of the mean over seeds; NaN for fewer than two."""
-    from scipy.stats import bootstrap
-
-    if len(values) < 2 or not np.isfinite(values).all():
-        return np.nan, np.nan
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    interval = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
 def metrics(run: dict[str, Float[np.ndarray, "seeds steps"]]) -> dict[str, np.ndarray]:
     """Each metric per seed, from the losses of one cell by split."""
     values = {
@@ -173,13 +162,22 @@ def verdict(low: float, high: float, smallest_effect: float) -> str:
     return "undecided"
 
 
+def chosen_reference(
+    reference: str | None, methods: Sequence[str], others: Sequence[str] = ()
+) -> str:
+    """What differences are to: `reference`, or LoRA where there is one, or the first method."""
+    if reference is None:
+        return next((name for name in methods if name.startswith("LoRA ")), methods[0])
+    if reference not in (*methods, *others):
+        known = ", ".join((*methods, *others))
+        raise ValueError(f"reference={reference!r} did not run; choose from {known}")
+    return reference
+
+
 def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None) -> pd.DataFrame:
     names = list(dict.fromkeys(runs.losses["method"]))
-    if reference is None:
-        reference = next((name for name in names if name.startswith("LoRA")), names[0])
-    possible = [*names, *dict.fromkeys(runs.baselines["baseline"])]
-    if reference not in possible:
-        raise ValueError(f"reference={reference!r} did not run; choose from {', '.join(possible)}")
+    baselines = list(dict.fromkeys(runs.baselines["baseline"]))
+    reference = chosen_reference(reference, names, baselines)
     edges: dict[tuple[Any, ...], bool] = {}
     if runs.tuning is not None:
         chosen = runs.tuning[runs.tuning["chosen"]]
@@ -217,9 +215,9 @@ def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None)
                 effect = smallest_effect
                 if effect is None:
                     effect = 0.01 * float(unadapted[SPLIT_OF[metric]])
-                low, high = bootstrap_interval(losses)
-                difference = losses - against[metric]
-                difference_low, difference_high = bootstrap_interval(difference)
+                mean, half = losses.mean(), half_width(losses)
+                gaps = losses - against[metric]
+                difference, half_gap = gaps.mean(), half_width(gaps)
                 total, own = counts.get(method, (0, 0))
                 rows.append(
                     {
@@ -227,15 +225,15 @@ def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None)
                         "method": method,
                         "learning_rate": rate,
                         "metric": metric,
-                        "mean": losses.mean(),
-                        "low": low,
-                        "high": high,
-                        "difference": difference.mean(),
-                        "difference_low": difference_low,
-                        "difference_high": difference_high,
+                        "mean": mean,
+                        "low": mean - half,
+                        "high": mean + half,
+                        "difference": difference,
+                        "difference_low": difference - half_gap,
+                        "difference_high": difference + half_gap,
                         "verdict": "reference"
                         if method == reference
-                        else verdict(difference_low, difference_high, effect),
+                        else verdict(difference - half_gap, difference + half_gap, effect),
                         "smallest_effect": effect,
                         "seeds": len(losses),
                         "num_parameters": total,

@@ -184,6 +184,11 @@ def _run_alike(work: Callable[[Chunk], Result], sent: Chunk | Parcel, code: str)
             "than the process that started the sweep; install the same on both"
         )
     chunk: Chunk = cloudpickle.loads(sent.packed) if isinstance(sent, Parcel) else sent
+    return run_here(work, chunk)
+
+
+def run_here(work: Callable[[Chunk], Result], chunk: Chunk) -> Result:
+    """A chunk's result, here and now, the same to the last bit however many cores there are."""
     with one_thread() if chunk.device == "cpu" else nullcontext():
         return work(chunk)
 

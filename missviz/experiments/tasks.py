@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, linear_with
 from missviz.adapters.fixed_factor import make_factor
+from missviz.experiments.data import OwnData
 from missviz.experiments.ensemble import Ensemble, never_alone, train
 from missviz.randomness import generator_for, normal, uniform
 
 WIDTH = 64
-"""Inputs, hidden units and outputs: 64-64-64 in Table 12."""
+"""Inputs, hidden units and outputs: 64-64-64 in Table 12. Own data have their own inputs and
+outputs; hidden units stay."""
 
 BASE_STEPS, BASE_RATE, BASE_SAMPLES = 250, 1e-3, 50
 NOISE = 0.05
@@ -30,16 +32,19 @@ NOISE = 0.05
 
 
 class TwoLayerNet(nn.Module):
-    """fc2(relu(fc1(x))), 64-64-64 with biases."""
+    """fc2(relu(fc1(x))) with biases; 64-64-64 unless inputs and outputs are given."""
 
     stackable = True
 
     fc1: nn.Module
     fc2: nn.Module
 
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(
+        self, generator: torch.Generator, in_features: int = WIDTH, out_features: int = WIDTH
+    ) -> None:
         super().__init__()
-        self.fc1, self.fc2 = (_linear(generator) for _ in range(2))
+        self.fc1 = _linear(in_features, WIDTH, generator)
+        self.fc2 = _linear(WIDTH, out_features, generator)
 
     def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
         """What no step changes of the first layer's output once it has an adapter."""
@@ -57,10 +62,11 @@ class TwoLayerNet(nn.Module):
         return output
 
 
-def _linear(generator: torch.Generator) -> nn.Linear:
+def _linear(in_features: int, out_features: int, generator: torch.Generator) -> nn.Linear:
     """nn.Linear with its usual start, U(±1/√in) for weight and bias, from `generator`."""
-    bound = 1 / math.sqrt(WIDTH)
-    weight, bias = (uniform(shape, bound, generator) for shape in ((WIDTH, WIDTH), (WIDTH,)))
+    bound = 1 / math.sqrt(in_features)
+    shapes = ((out_features, in_features), (out_features,))
+    weight, bias = (uniform(shape, bound, generator) for shape in shapes)
     return linear_with(weight.float(), bias.float())
 
 
@@ -86,12 +92,24 @@ def sample(
 
 @functools.lru_cache(maxsize=64)
 def base_models(
-    seeds: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    seeds: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    data: OwnData | None = None,
 ) -> tuple[TwoLayerNet, ...]:
-    """The network of each seed after 250 Adam steps on `base_function`. Do not change them."""
+    """The network of each seed after 250 Adam steps on `base_function`, or on the "base" points of
+    the reader's own data; where those have none, as it starts. Do not change them."""
     members = never_alone(seeds)
-    models = [TwoLayerNet(generator_for(seed, "base model")).to(device, dtype) for seed in members]
-    pairs = [sample(base_function, BASE_SAMPLES, NOISE, seed, "base data") for seed in members]
+    sizes = (WIDTH, WIDTH) if data is None else (data.in_features, data.out_features)
+    models = [
+        TwoLayerNet(generator_for(seed, "base model"), *sizes).to(device, dtype) for seed in members
+    ]
+    if data is None:
+        pairs = [sample(base_function, BASE_SAMPLES, NOISE, seed, "base data") for seed in members]
+    elif data.base is None:
+        return tuple(models[: len(seeds)])
+    else:
+        pairs = [data.base] * len(members)
     ensemble = Ensemble(models)
     split = stack_splits([{"train": pair} for pair in pairs], dtype, device)
     train(ensemble, split, [BASE_RATE] * len(models), BASE_STEPS)
@@ -187,6 +205,8 @@ class Protocol:
     """Train the second layer too, with its bias (4160 numbers)."""
     tuned: bool
     """Whether each method's rate is chosen, on other seeds; else all run at the given rates."""
+    data: OwnData | None = None
+    """The reader's own points, in place of the protocol's."""
 
 
 HALF_DECADES = tuple(10 ** (exponent / 2) for exponent in range(-7, -2))

@@ -25,6 +25,8 @@ class Frames:
         self.figure = figure
         self._canvas = FigureCanvasAgg(figure)
         self._background: Any = None
+        self._kept: list[Artist] = []
+        """What is in it."""
 
     @property
     def touched(self) -> bool:
@@ -56,11 +58,11 @@ class Frames:
             self._canvas.draw()  # settles aspects and the places of titles
         still = [_still(ax) for ax in axes]
         kept = [self.figure.patch, *itertools.chain(*still)]
-        if self._background is None or any(part.stale for part in kept):
+        if self._background is None or kept != self._kept or any(part.stale for part in kept):
             renderer.clear()
             for part in kept:
                 part.draw(renderer)
-            self._background = self._canvas.copy_from_bbox(self.figure.bbox)
+            self._background, self._kept = self._canvas.copy_from_bbox(self.figure.bbox), kept
         else:
             self._canvas.restore_region(self._background)
         moving = [_moving(ax, parts) for ax, parts in zip(axes, still, strict=True)]

@@ -4,8 +4,8 @@
 thumbnails; `make thumbnails` writes only those.
 """
 
+import itertools
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,16 @@ from missviz.adapters.miss import MiSS
 from missviz.adapters.mos import MoS
 from missviz.analysis.reach import reach
 from missviz.analysis.sharing import sharing_table
-from missviz.displays.race import RaceDisplay
 from missviz.displays.sharing import curves_of
 from missviz.displays.targets import winner
 from missviz.experiments.arguments import FIRST_SEED, core_methods
 from missviz.experiments.no_free_lunch import no_free_lunch
+from missviz.experiments.races import LAYER, RATES, SEEDS, SPLITS, RaceRuns
 from missviz.experiments.tasks import TARGETS, base_models
 from missviz.machine import conditions
 from missviz.randomness import generator_for
 
 FOLDER = Path(__file__).parent / "stored"
-SEEDS = 10
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-SPLITS = ("train", "valid")
-LAYER = {"trained": "published", "frozen": "controlled"}
-"""What happens to the second layer, and the protocol in which it does."""
 BUDGETS = (128, 256, 512)
 ALIKE = tuple(tenths / 10 for tenths in range(11))
 SHARED_BUDGETS = (2, 3, 4)
@@ -43,13 +38,18 @@ WANTED = (2, 4, 8)
 
 def load(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """A stored table, and what it depends on: methods, seeds, commit, machine, versions."""
-    table = pd.read_csv(FOLDER / f"{name}.csv.gz")
-    return table, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return pd.read_csv(FOLDER / f"{name}.csv.gz"), about(name)
 
 
-def label(about: dict[str, Any]) -> str:
+def about(name: str) -> dict[str, Any]:
+    """What a stored table depends on."""
+    told: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return told
+
+
+def label(told: dict[str, Any]) -> str:
     """What a picture says of runs that were not made now."""
-    return f"stored run: {about['seeds']} seeds, commit {about['commit']}, {about['machine']}"
+    return f"stored run: {told['seeds']} seeds, commit {told['commit']}, {told['machine']}"
 
 
 def table_and_note(
@@ -58,31 +58,34 @@ def table_and_note(
     """The stored table and its label; with `fresh` what `compute` gives, which needs none."""
     if fresh:
         return compute(), ""
-    table, about = load(name)
-    return table, label(about)
+    table, told = load(name)
+    return table, label(told)
 
 
 def race_table(methods: Sequence[Method], seeds: int = SEEDS) -> pd.DataFrame:
-    """Curves of the race at shared rates: one row per second_layer, split, learning_rate, method
-    and step, with mean, low and high over seeds (95 %), and the constant predictor's loss."""
-    tables = []
-    for layer, protocol in LAYER.items():
-        for rate in RATES:
-            with warnings.catch_warnings():
-                # With one rate there is nothing to choose, and every choice is on the edge.
-                warnings.simplefilter("ignore", UserWarning)
-                runs = no_free_lunch(methods, protocol, seeds, [rate])  # type: ignore[arg-type]
-            for split in SPLITS:
-                display = RaceDisplay.from_runs(runs, split)
-                tables.append(
-                    display.curves.assign(
-                        second_layer=layer,
-                        split=split,
-                        learning_rate=rate,
-                        constant=display.constant,
-                    )
-                )
-    return pd.concat(tables, ignore_index=True)
+    """Losses of the race at shared rates: one row per second_layer, learning_rate, split, method
+    and seed; also constant (the constant predictor's loss) and 0, 1, … (the loss after as many
+    steps).
+
+    All seeds, not their means: differences between methods are taken seed by seed.
+    """
+    runs = RaceRuns(methods, seeds=seeds, rates=RATES)
+    rows = []
+    for layer, rate, split in itertools.product(LAYER, RATES, SPLITS):
+        for method, losses in runs.losses(rate, split, layer).items():
+            rows += [
+                {
+                    "second_layer": layer,
+                    "learning_rate": rate,
+                    "split": split,
+                    "method": method,
+                    "seed": seed,
+                    "constant": runs.constant(split),
+                    **{str(step): loss for step, loss in enumerate(curve)},
+                }
+                for seed, curve in zip(runs.seeds, losses, strict=True)
+            ]
+    return pd.DataFrame(rows)
 
 
 def budget_methods(budget: int) -> dict[str, Method]:
@@ -171,11 +174,11 @@ def _write(name: str, table: pd.DataFrame, methods: Sequence[Method]) -> None:
     table.to_csv(
         FOLDER / f"{name}.csv.gz",
         index=False,
-        float_format="%.5g",
+        float_format="%.6g",
         compression={"method": "gzip", "mtime": 0},  # the same table gives the same bytes
     )
-    about = json.dumps(_about(methods), indent=2, ensure_ascii=False)
-    (FOLDER / f"{name}.json").write_text(about + "\n", encoding="utf-8")
+    told = json.dumps(_about(methods), indent=2, ensure_ascii=False)
+    (FOLDER / f"{name}.json").write_text(told + "\n", encoding="utf-8")
 
 
 def main() -> None:

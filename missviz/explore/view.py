@@ -199,6 +199,8 @@ class View:
             return
         with rc_context(self.look):
             direct = plotted(self.compute(**self._shown))
+            if self._pinned:
+                direct.pin(*self._pinned)
             direct.figure_.draw_without_rendering()  # settles limits
         pairs = zip(self.display.figure_.axes, direct.figure_.axes, strict=False)
         for place, (ax, untouched) in enumerate(pairs):

@@ -1,14 +1,20 @@
 """Displays keep what they draw as artists, and draw the numbers that they were given."""
 
+import io
+import warnings
+
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from explore.test_every_panel import check_text
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import missviz as mv
 from missviz.displays import LunchDisplay, RaceDisplay, TargetsDisplay, UpdateDisplay
 from missviz.experiments import Runs
+from missviz.experiments.arguments import default_methods
 from missviz.style import _BY_PREFIX, method_style
 from missviz.testing import random_linear, randomise
 
@@ -52,11 +58,20 @@ def test_race_draws_the_mean_and_band(runs: Runs) -> None:
 def test_hidden_race_keeps_its_axes(runs: Runs) -> None:
     shown = RaceDisplay.from_runs(runs).plot()
     hidden = RaceDisplay.from_runs(runs).plot(reveal=False)
-    assert hidden.ax_.get_ylim() == shown.ax_.get_ylim()
-    assert hidden.ax_.get_xlim() == shown.ax_.get_xlim()
+    for one, other in zip(hidden.axes_, shown.axes_, strict=True):
+        assert one.get_ylim() == other.get_ylim()
+        assert one.get_xlim() == other.get_xlim()
     assert not any(line.get_visible() for line in hidden.lines_.values())
+    assert not any(line.get_visible() for line in hidden.difference_lines_.values())
     assert not any(band.get_visible() for band in hidden.bands_.values())
+    # Who runs is said, in the order of the call and not in that of the outcome.
+    assert all(sample.get_visible() for sample in hidden.axes_[1].get_legend().legend_handles)
+    listed = [text.get_text() for text in hidden.axes_[1].get_legend().get_texts()]
+    assert listed == ["LoRA r=2", "MiSS r=4"]
+    assert names_at(hidden.axes_[0]) == ["constant\npredictor"]
+    assert names_at(hidden.axes_[1]) == []
     assert "MiSS" not in hidden._repr_mimebundle_()[0]["text/plain"]
+    assert hidden.reveal().axes_[1].get_legend() is None
 
 
 @pytest.mark.parametrize(
@@ -72,16 +87,107 @@ def test_race_bad_input(runs: Runs, options: dict, message: str) -> None:
         RaceDisplay.from_runs(runs, **options)
 
 
-def test_lunch_has_three_panels(runs: Runs) -> None:
+def names_at(ax) -> list[str]:
+    return sorted(text.get_text() for text in ax.texts if text.get_text())
+
+
+def test_race_draws_the_paired_difference(runs: Runs) -> None:
+    display = RaceDisplay.from_runs(runs, "valid", learning_rate=1e-2).plot()
+    frame = runs.to_frame()
+    frame = frame[(frame["split"] == "valid") & (frame["learning_rate"] == 1e-2)]
+    loss = frame.set_index(["method", "seed", "step"])["loss"]
+    gaps = (loss["MiSS r=4"] - loss["LoRA r=2"]).unstack("step")
+    line = display.difference_lines_["MiSS r=4"]
+    np.testing.assert_allclose(line.get_ydata(), gaps.mean(), atol=1e-12)
+    assert not np.any(display.difference_lines_["LoRA r=2"].get_ydata())
+    outline = display.difference_bands_["MiSS r=4"].get_paths()[0].vertices
+    low, high = outline[:11, 1], outline[11:22, 1][::-1]
+    half = 4.302653 * gaps.std() / np.sqrt(3)
+    np.testing.assert_allclose(low, gaps.mean() - half, atol=1e-7)
+    np.testing.assert_allclose(high, gaps.mean() + half, atol=1e-7)
+    mean, last = gaps.mean().iloc[-1], half.iloc[-1]
+    assert f"MiSS r=4 {loss['MiSS r=4'].unstack().iloc[:, -1].mean():.3f}" in display.summary()
+    assert f"({mean:+.4f} ± {last:.4f})" in display.summary()
+
+
+def test_race_takes_another_reference(runs: Runs) -> None:
+    display = RaceDisplay.from_runs(runs, reference="MiSS r=4").plot()
+    assert not np.any(display.difference_lines_["MiSS r=4"].get_ydata())
+    assert display.axes_[1].get_title() == "minus MiSS r=4's, seed by seed"
+    with pytest.raises(ValueError, match="reference='DoRA' did not run; choose from LoRA r=2"):
+        RaceDisplay.from_runs(runs, reference="DoRA")
+
+
+def race_of(**losses: list[list[float]]) -> RaceDisplay:
+    curves = {name: np.array(values, dtype=float) for name, values in losses.items()}
+    first = next(iter(curves))
+    return RaceDisplay(losses=curves, split="valid", constant=0.5, reference=first).plot()
+
+
+def test_lines_on_one_another_say_so() -> None:
+    far = [[1.0, 0.5, 0.2], [1.0, 0.6, 0.3]]
+    near = [[1.0, 0.9, 0.8], [1.0, 0.8, 0.7]]
+    close = (np.array(near) + 1e-5).tolist()
+    assert names_at(race_of(a=near, b=close, c=far).axes_[0]) == [
+        "a\n= b",
+        "c",
+        "constant\npredictor",
+    ]
+    # Seen from near, they are apart: then each has its own name.
+    assert names_at(race_of(a=near, b=close).axes_[1]) == ["a", "b"]
+
+
+def test_a_race_that_diverges_says_so() -> None:
+    display = race_of(
+        a=[[1.0, 0.9], [1.0, 0.8]], b=[[1.0, np.inf], [1.0, 2.0]], c=[[1, 99], [1, 97]]
+    )
+    assert names_at(display.axes_[0]) == ["a", "b diverged", "c ↑ 98", "constant\npredictor"]
+    assert "b diverged" in display.summary()
+    assert display.axes_[0].get_ylim()[1] < 5
+    assert display.order == ["a", "c", "b"]
+    both = race_of(a=[[1.0, np.inf], [1.0, np.inf]], b=[[1.0, np.inf], [1.0, 2.0]])
+    assert names_at(both.axes_[1]) == ["a diverged\n= b diverged"]
+
+
+def test_a_race_of_one_has_no_differences(runs: Runs) -> None:
+    one = mv.experiments.no_free_lunch([mv.MiSS(4)], seeds=2, steps=3)
+    display = RaceDisplay.from_runs(one).plot()
+    assert len(display.axes_) == 1
+    assert "seed by seed" not in display.summary()
+
+
+def test_one_seed_has_no_interval() -> None:
+    display = race_of(a=[[1.0, 0.9]], b=[[1.0, 0.8]])
+    assert "mean of 1 seed: b 0.800 (-0.1000), a 0.900;" in display.summary()
+    assert display.difference_lines_["b"].get_ydata()[-1] == pytest.approx(-0.1)
+    assert display.figure_.savefig(io.BytesIO()) is None
+
+
+def test_lunch_has_a_row_for_each_method(runs: Runs) -> None:
     display = runs.plot()
     assert isinstance(display, LunchDisplay)
-    assert len(display.axes_) == 3
-    assert "not measured" in {text.get_text() for text in display.axes_[2].texts}
-    first = runs.summary().set_index(["method", "metric", "learning_rate"])
-    for method in ("LoRA r=2", "MiSS r=4"):
-        for metric in ("final train", "min valid"):
-            point = display.points_[method, metric].lines[0]
-            assert point.get_xdata()[0] == pytest.approx(first.loc[(method, metric, 1e-3), "mean"])
+    assert len(display.axes_) == 3  # times were not measured, and take no room
+    table = runs.summary("LoRA r=2").set_index(["method", "metric", "learning_rate"])
+    for metric in ("final train", "min valid"):
+        row = table.loc[("MiSS r=4", metric, 1e-3)]
+        point, _, (bar,) = display.points_["MiSS r=4", metric].lines
+        assert point.get_xdata()[0] == pytest.approx(row["difference"])
+        ends = bar.get_segments()[0][:, 0]
+        assert ends == pytest.approx([row["difference_low"], row["difference_high"]])
+        assert point.get_ydata()[0] == display.rows_["MiSS r=4"]
+    # Rows from below in the order of the curves' ends.
+    ends = {name: line.get_ydata()[-1] for name, line in display.curves_.lines.items()}
+    ends["constant predictor"] = display.race.constant
+    assert list(display.rows_) == sorted(ends, key=ends.__getitem__)
+    assert sorted(display.rows_.values()) == list(display.rows_.values())
+
+
+def test_lunch_writes_what_lies_far_outside(runs: Runs) -> None:
+    display = runs.plot()
+    table = runs.summary("LoRA r=2").set_index(["method", "metric"])
+    constant = table.loc[("constant", "final train"), "difference"]
+    words = display.points_["constant predictor", "final train"].get_text()
+    assert words == f"◂ {constant:.2g}".replace("-", "−")
 
 
 def test_lunch_draws_timings(runs: Runs) -> None:
@@ -89,10 +195,52 @@ def test_lunch_draws_timings(runs: Runs) -> None:
         [mv.LoRA(2), mv.MiSS(4)], ranks=[1, 2], steps=1, repeats=1
     )
     display = runs.with_timings(timings).plot()
-    line = display.timing_lines_["MiSS r=4", "train"]
-    rows = timings[timings["family"] == "MiSS r=4"]
-    np.testing.assert_allclose(line.get_ydata(), 1000 * rows["train_seconds"])
-    np.testing.assert_allclose(line.get_xdata(), rows["num_parameters"])
+    assert len(display.axes_) == 4
+    for kind in ("train", "init"):
+        marks = display.times_["MiSS r=4", kind]
+        rows = timings[timings["family"] == "MiSS r=4"]
+        places = marks.get_offsets()
+        np.testing.assert_allclose(places[:, 0], 1000 * rows[f"{kind}_seconds"])
+        assert set(places[:, 1]) == {display.rows_["MiSS r=4"]}
+        assert np.all(np.diff(marks.get_sizes()[np.argsort(rows["num_parameters"])]) > 0)
+
+
+@pytest.mark.parametrize("mode", ["page", "lecture", "dark"])
+@pytest.mark.parametrize("protocol", ["published", "teacher"])
+def test_nothing_of_figure_2_is_cut_off_or_covered(protocol: str, mode: str) -> None:
+    methods = default_methods(protocol)
+    quick = {} if protocol == "published" else {"targets": ["dense"], "learning_rates": [1e-3]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # one rate is on the grid's edge
+        runs = mv.experiments.no_free_lunch(
+            methods,
+            protocol,
+            seeds=2,
+            steps=4,
+            **quick,
+            **({} if not quick else {"tuning_seeds": 1}),
+        )
+    timings = mv.experiments.adapter_timings(methods, ranks=[1, 2], steps=1, repeats=1)
+    if mode != "page":
+        mv.lecture(dark=mode == "dark")
+    try:
+        for shown in (runs, runs.with_timings(timings)):
+            figure = shown.plot().figure_
+            check_text(figure, {"protocol": protocol})
+            check_inside(figure)
+    finally:
+        mv.lecture(False)
+
+
+def check_inside(figure: Figure) -> None:
+    """No axes touches the page's edge, ticks and frames included."""
+    FigureCanvasAgg(figure).draw()
+    for ax in figure.axes:
+        box = ax.get_tightbbox()
+        assert box.x0 > 1
+        assert box.y0 > 1
+        assert box.x1 < figure.bbox.x1 - 1
+        assert box.y1 < figure.bbox.y1 - 1
 
 
 def test_targets(teacher: Runs) -> None:
@@ -171,8 +319,6 @@ def test_a_method_looks_the_same_everywhere_and_unlike_others() -> None:
 
 
 def test_markers_and_dashes_differ_within_figure_2() -> None:
-    from missviz.experiments.arguments import default_methods
-
     looks = [method_style(method.name) for method in default_methods()]
     for attribute in ("color", "marker", "linestyle"):
         assert len({getattr(look, attribute) for look in looks}) == len(looks)

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from adapters.test_contract import Tenth
+from scipy import stats
 
 import missviz as mv
 from missviz.experiments.arguments import ELEMENTWISE
 from missviz.experiments.no_free_lunch import choose_rate
-from missviz.experiments.runs import Runs, bootstrap_interval, verdict
+from missviz.experiments.runs import Runs, verdict
 from missviz.experiments.tasks import TARGET_SIZE, TARGETS, TwoLayerNet
 from missviz.randomness import generator_for
 
@@ -25,6 +26,11 @@ nfl = sys.modules[
 
 SMALL = [mv.LoRA(2), mv.PiSSA(2), mv.MiSS(4), mv.FixedFactor(4, "orthogonal", gain=4.0)]
 CONTROL = "fixed orthogonal r=4 gain=4"
+
+
+def student_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean, as scipy has it."""
+    return stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def test_a_constant_beats_them_all(published: Runs) -> None:
 def test_miss_is_its_orthogonal_control(published: Runs) -> None:
     for metric in ("final train", "min valid"):
         gap = per_seed(published, "MiSS r=4", metric) - per_seed(published, CONTROL, metric)
-        low, high = bootstrap_interval(gap)
+        low, high = student_interval(gap)
         assert -0.004 < low < high < 0.004
 
 
@@ -93,7 +99,7 @@ def test_with_alpha_16_lora_catches_up(published: Runs) -> None:
     gap = per_seed(scaled, "LoRA r=2 α=16", "final train") - per_seed(
         published, "MiSS r=4", "final train"
     )
-    assert bootstrap_interval(gap)[1] < 0
+    assert student_interval(gap)[1] < 0
 
 
 # --- (d) the teacher protocol -------------------------------------------------------------------
@@ -250,7 +256,7 @@ def test_summary(published: Runs) -> None:
     paired = values - per_seed(published, "MiSS r=4", "final train")
     assert row["difference"] == pytest.approx(paired.mean())
     assert (row["difference_low"], row["difference_high"]) == pytest.approx(
-        bootstrap_interval(paired)
+        student_interval(paired)
     )
     assert row["verdict"] == "higher"
     assert summary.loc[("MiSS r=4", "final train"), "verdict"] == "reference"

@@ -53,6 +53,8 @@ def test_every_control_changes_the_picture(panel: Panel) -> None:
 
 
 def test_limits_and_colours_stay(panel: Panel) -> None:
+    if panel.view.name == "race":
+        pytest.skip("its limits are those of what is shown: see test_race.py")
     seen = set()
     for point in points(panel):
         axes = panel.set(**point).figure.axes
@@ -195,7 +197,17 @@ def check_text(figure, point: dict) -> None:
     canvas.draw()
     renderer, page = canvas.get_renderer(), figure.bbox
     boxes = {}
+    unseen = {
+        label
+        for ax in figure.axes
+        for axis in (ax.xaxis, ax.yaxis)
+        for tick in axis.get_major_ticks()
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+        for label in (tick.label1, tick.label2)
+    }
     for text in figure.findobj(Text):
+        if text in unseen:
+            continue
         words = text.get_text().strip()
         if not (words and text.get_visible()) or (text.axes and not text.axes.get_visible()):
             continue
