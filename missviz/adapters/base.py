@@ -84,6 +84,7 @@ class Update(abc.ABC):
         return product_spectrum(*thin)
 
 
+@torch.no_grad()
 @one_thread()
 def finite_factors(
     update: Update,

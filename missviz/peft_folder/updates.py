@@ -1,5 +1,6 @@
 """One layer of a PEFT folder as an `Update`: a class for each of PEFT's formulas."""
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,6 +14,7 @@ from missviz.adapters.bat import Bat
 from missviz.adapters.miss import MiSS
 from missviz.adapters.olora import OLoRA
 from missviz.adapters.pissa import PiSSA
+from missviz.adapters.shards import copies_of
 from missviz.peft_folder.config import BASE, CONFIG, Config
 from missviz.peft_folder.untrusted import TensorFile, Weights, promoted, shown
 
@@ -26,6 +28,7 @@ class Folder:
     base: Weights | None
     modules: list[str] = field(default_factory=list)
 
+    @functools.cached_property
     def pool(self) -> tuple[Tensor, Tensor]:
         """VeRA's A (r × k_max) and B (d_max × r); drawn as PEFT draws them where not kept."""
         if self.keeps_pool:
@@ -270,7 +273,7 @@ class VeRAUpdate(PeftUpdate):
 
     def factors(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
         out_features, in_features = self._known_shape()
-        b, d, A, B = promoted(*self._read(*self.suffixes), *self._folder.pool())
+        b, d, A, B = promoted(*self._read(*self.suffixes), *self._folder.pool)
         return b.unsqueeze(1) * B[:out_features], d.unsqueeze(1) * A[:, :in_features]
 
 
@@ -332,9 +335,8 @@ class MiSSUpdate(_Shared):
         return adapter
 
     def factors(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
-        thin = self._adapter().factors()
-        assert thin is not None
-        return thin[0].detach(), thin[1].detach()
+        (block,) = self._read(self._block)
+        return copies_of(block.mT, *self._known_shape(), "tiled")
 
 
 class BatUpdate(_Shared):
