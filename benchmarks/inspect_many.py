@@ -2,10 +2,10 @@
 
     python benchmarks/inspect_many.py [--modules 20000] [--features 64] [--rank 4] [--patterns]
 
-Writes a LoRA adapter on the experts of a mixture of experts into a temporary folder, and reads it in
-this process. --patterns gives every module a name of its own in rank_pattern and alpha_pattern, as
-tools that extract adapters from checkpoints do. Half as many modules are measured first: the time
-must be half as long.
+Writes a LoRA adapter on the experts of a mixture of experts into a temporary folder, and reads it
+in this process. --patterns gives every module a name of its own in rank_pattern and alpha_pattern,
+as tools that extract adapters from checkpoints do. Half as many modules are measured first: the
+time must be half as long.
 """
 
 import argparse

@@ -20,7 +20,7 @@ MOST_VALUES = 256
 """Singular values kept in a row."""
 USUAL_SCALING = (0.25, 4.0)
 """PEFT's default α = 8 is below it with r = 64, and α = 64 above it with r = 8."""
-PART = 2**17
+PART = 2**15
 """Numbers of W₀ in float64 at a time: they fit a processor's cache."""
 BELOW_ROUNDING = 1e-7
 """Relative to W₀: float32 cannot hold such a change of it."""
@@ -162,9 +162,9 @@ def _base_weight(
 
 def _norm(weight: Float[Tensor, "out in_"]) -> float:
     # By parts: the whole of a large W₀ in float64 would be the largest thing in memory.
-    rows = max(1, PART // max(1, weight.shape[1]))
-    parts = (part.double().flatten() for part in weight.detach().split(rows))
-    return math.sqrt(math.fsum(float(part @ part) for part in parts))
+    parts = weight.detach().split(max(1, PART // max(1, weight.shape[1])))
+    norms = (float(torch.linalg.vector_norm(part.double())) for part in parts)
+    return math.hypot(*norms)
 
 
 # --- What looks wrong -------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def reach(
         raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
     validation.finite("target", target)
     wanted = target.detach().double()
-    energy = float(wanted.square().sum())
+    energy = _energy(wanted)
     if energy == 0:
         raise ValueError("target is zero: there is no energy to capture")
     captured = next((how for kind, how in _CAPTURED.items() if isinstance(method, kind)), None)
@@ -69,7 +69,9 @@ def reach(
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     if base is not None and base.shape != target.shape:
         raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
-    linear = linear_with(torch.zeros_like(wanted) if base is None else base.detach().to(wanted))
+    # Without W₀ one zero stands for all of it.
+    weight = wanted.new_zeros(1).expand(wanted.shape) if base is None else base.detach().to(wanted)
+    linear = linear_with(weight)
     with torch.no_grad():
         if isinstance(method, FullFineTuning):
             return 1.0
@@ -77,8 +79,13 @@ def reach(
         return min(1.0, max(0.0, captured(adapter, wanted) / energy))
 
 
+def _energy(matrix: Matrix) -> float:
+    """‖M‖²: as the square of a norm, which needs no table of squares."""
+    return float(torch.linalg.vector_norm(matrix)) ** 2
+
+
 def _all(adapter: Adapter, wanted: Matrix) -> float:
-    return float(wanted.square().sum())
+    return _energy(wanted)
 
 
 def _low_rank(adapter: Adapter, wanted: Matrix) -> float:
@@ -98,13 +105,13 @@ def _started(adapter: Adapter, wanted: Matrix) -> float:
 def _fixed_rows(adapter: Adapter, wanted: Matrix) -> float:
     thin = adapter.factors()
     assert thin is not None
-    return float(_onto_rows(wanted, thin[1]).square().sum())
+    return _energy(_onto_rows(wanted, thin[1]))
 
 
 def _chosen(adapter: Adapter, wanted: Matrix) -> float:
     assert isinstance(adapter, S2FTAdapter)
     columns = adapter.method.select == "columns"
-    return float(wanted.index_select(1 if columns else 0, adapter.idx).square().sum())
+    return _energy(wanted.index_select(1 if columns else 0, adapter.idx))
 
 
 def _copies(adapter: Adapter, wanted: Matrix) -> float:
@@ -114,9 +121,11 @@ def _copies(adapter: Adapter, wanted: Matrix) -> float:
     # Places that share an entry become their mean. The sum over n of them, divided by √n, has the
     # energy of n means. A side that is not shared has n = 1.
     for count in (columns, rows):
-        owner = shard_owner(wanted.shape[1], count, layout, wanted.device)
-        wanted = (shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()).mT
-    return float(wanted.square().sum())
+        if count < wanted.shape[1]:
+            owner = shard_owner(wanted.shape[1], count, layout, wanted.device)
+            wanted = shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()
+        wanted = wanted.mT
+    return _energy(wanted)
 
 
 def _bat(adapter: Adapter, wanted: Matrix) -> float:
@@ -132,7 +141,7 @@ def _bat(adapter: Adapter, wanted: Matrix) -> float:
     # One D block per leading index; all blocks that it serves are stacked as rows.
     known, asked = known.flatten(1, 2), asked.flatten(1, 2)
     fitted = known @ torch.linalg.lstsq(known, asked, driver="gelsd").solution
-    return float(asked.square().sum() - (asked - fitted).square().sum())
+    return _energy(asked) - _energy(asked - fitted)
 
 
 def _onto_rows(wanted: Matrix, rows: Float[Tensor, "r in_"]) -> Matrix:
