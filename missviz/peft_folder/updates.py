@@ -11,6 +11,7 @@ from torch import Tensor
 
 from missviz.adapters.base import Adapter, Update, linear_with
 from missviz.adapters.bat import Bat
+from missviz.adapters.loha import hadamard_factors
 from missviz.adapters.miss import MiSS
 from missviz.adapters.olora import OLoRA
 from missviz.adapters.pissa import PiSSA
@@ -233,6 +234,10 @@ class LoHaUpdate(PeftUpdate):
         self._agree(f"the rank of the tensors and in {CONFIG}", rank, config.rank_of(self.module))
         self.rank, self.shape = rank, (w1a[0], w1b[1])
         self.scaling = config.alpha_of(self.module, "alpha") / rank
+
+    def factors(self) -> tuple[Float[Tensor, "out r2"], Float[Tensor, "r2 in_"]] | None:
+        thin = hadamard_factors(*self._read(*self.suffixes))
+        return None if thin is None else (self.scaling * thin[0], thin[1])
 
     def delta(self) -> Float[Tensor, "out in_"]:
         w1a, w1b, w2a, w2b = self._read(*self.suffixes)

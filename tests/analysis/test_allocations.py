@@ -5,10 +5,12 @@ What PyTorch allocates is recorded by its own profiler, workspace inside of oper
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from helpers import close
 from methods_under_test import VARIANTS
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -89,6 +91,30 @@ def test_nothing_of_the_size_of_delta_is_built(method: Method) -> None:
         assert made.peak <= MOST * factors + more
         # A factor in float64, or less than a byte for each cell of d × d: no mask of that size.
         assert made.largest < max(OUT**2, 2 * factors)
+
+
+STORED = [mv.LoRA(RANK), mv.LoHa(4), mv.MiSS(RANK), mv.MiSS(RANK, mini=4), mv.AdaLoRA(RANK)]
+
+
+@pytest.mark.parametrize("method", [*STORED, mv.VeRA(RANK)], ids=str)
+def test_nor_from_a_folder(method: Method, tmp_path: Path) -> None:
+    model = nn.ModuleDict({"fc": random_linear(OUT, IN, torch.float32)})
+    attached = mv.attach(model, method)
+    randomise(attached)
+    mv.write_peft(attached, tmp_path)
+    adapter = mv.read_peft(tmp_path, base=model)
+    delta = attached["fc"].delta().detach()
+    assert close(torch.linalg.multi_dot(adapter["fc"].factors()), delta, 1e-5)
+    factors = size_of_factors(attached["fc"])
+    assert factors is not None
+    few = 8 * 8 * min(OUT, IN)
+    for work, more in (
+        (lambda: mv.spectrum(adapter["fc"]), few),
+        (lambda: mv.inspect_adapter(adapter), few + 8 * PART),
+    ):
+        made = allocated(work)
+        assert made.peak <= MOST * factors + more
+        assert made.largest < OUT**2
 
 
 BIG = [
