@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method, checked_method, linear_with
 from missviz.experiments.ensemble import stack_state, stacked_model
 from missviz.randomness import generator_for, normal, seed_for
 
@@ -46,11 +46,7 @@ def check_method(
         TypeError: `method` is not a Method, but its class, or something else.
         ValueError: nothing to check, or the method does not fit one of the shapes.
     """
-    if isinstance(method, type) and issubclass(method, Method):
-        raise TypeError(f"{method.__name__} is a class; pass an instance: {_call_of(method)}")
-    if not isinstance(method, Method):
-        raise TypeError(f"{method!r} is not a missviz.Method")
-    _check_value(method)
+    _check_value(checked_method("method", method))
     cases = list(itertools.product(shapes, dtypes, (True, False)))
     if not cases:
         raise ValueError("shapes or dtypes is empty, so nothing would be checked")
@@ -98,16 +94,6 @@ def randomise(adapter: nn.Module, *key: object, std: float = 0.3) -> None:
             if parameter.requires_grad:
                 step = normal(tuple(parameter.shape), std, generator_for("randomise", name, *key))
                 parameter.add_(step.to(parameter))
-
-
-def _call_of(kind: type[Method]) -> str:
-    """How an instance is made: GainMiSS(4)."""
-    needed = [
-        field.name if field.type not in (int, "int") else "4"
-        for field in dataclasses.fields(kind)
-        if field.default is field.default_factory is dataclasses.MISSING
-    ]
-    return f"{kind.__name__}({', '.join(needed)})"
 
 
 def _check_value(method: Method) -> None:

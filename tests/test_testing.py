@@ -1,6 +1,7 @@
 """What `check_method` says of mistakes that authors of a method make: each by its own sentence."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import missviz as mv
 from missviz.adapters.base import Adapter, Method
+from missviz.analysis.cost import cost
 from missviz.testing import check_method
 
 
@@ -120,9 +122,9 @@ class ByItsRank(Method):
 
 SHAPES = [(20, 24), (12, 8)]
 SENTENCES: list[tuple[Any, str]] = [
-    (Gain, "Gain is a class; pass an instance: Gain(4)"),
+    (Gain, "method=Gain is a class; pass an instance: Gain(4)"),
     (mv.FullFineTuning, "pass an instance: FullFineTuning()"),
-    (nn.Linear(2, 2), "is not a missviz.Method"),
+    (nn.Linear(2, 2), "is not a missviz method"),
     (Gain(4, "down instead of across"), "delta() is 120 × 4, must be 20 × 24; a method that does not fit every layer raises ValueError in check_shape"),
     (Gain(4, "transposed"), "delta() is 24 × 20, must be 20 × 24; a weight is out × in"),
     (Gain(4, "a list"), "delta() must return a tensor"),
@@ -154,6 +156,24 @@ def test_each_mistake_has_its_sentence(method: Any, sentence: str) -> None:
         check_method(method, SHAPES, [torch.float64])
     assert sentence in str(caught.value)
     assert len(str(caught.value).splitlines()[0]) < 400
+
+
+TAKERS: list[Callable[[Any], object]] = [
+    lambda kind: mv.attach(nn.Linear(8, 8), kind),
+    lambda kind: mv.experiments.no_free_lunch([kind], seeds=2),
+    lambda kind: mv.initial_gradient_norms(
+        nn.Linear(8, 8), lambda model: model.weight.sum(), [kind]
+    ),
+    lambda kind: mv.reach(kind, torch.ones(8, 8)),
+    lambda kind: cost([kind], 8, 8),
+    lambda kind: mv.experiments.adapter_snapshots(kind),
+]
+
+
+@pytest.mark.parametrize("take", TAKERS)
+def test_a_class_for_its_instance_is_told_apart_everywhere(take: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError, match=r"=MiSS is a class; pass an instance: MiSS\(4\)"):
+        take(mv.MiSS)
 
 
 def test_help_begins_with_all_that_there_is() -> None:

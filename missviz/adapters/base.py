@@ -7,7 +7,7 @@ W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW)
 import abc
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -228,13 +228,28 @@ class Method(abc.ABC):
         return self.name
 
 
+def checked_method(name: str, value: Any) -> Method:
+    """`value` if it is a Method; else a TypeError, which tells a class from its instances."""
+    if isinstance(value, Method):
+        return value
+    if isinstance(value, type) and issubclass(value, Method):
+        needed = [
+            "4" if setting.type in (int, "int") else setting.name
+            for setting in fields(value)
+            if setting.default is setting.default_factory is MISSING
+        ]
+        call = f"{value.__name__}({', '.join(needed)})"
+        raise TypeError(f"{name}={value.__name__} is a class; pass an instance: {call}")
+    raise TypeError(f"{name}={value!r} is not a missviz method; try missviz.MiSS(rank=4)")
+
+
 class Adapter(nn.Module, Update):
     """A method at work on one layer: y = W₀ x + b + ΔW x, where only ΔW is trained.
 
     A subclass adds its parameters, `factors` or `delta` (the definition), and the fast way to ΔW x
     where `factors` is not that already: `correction`; or where x first meets something frozen,
     `features` and what follows them, `last_factor` or `from_features`. That the two agree is the
-    first property that tests check.
+    first property that tests check. What `help` shows after these is torch's, of every nn.Module.
     """
 
     stackable: ClassVar[bool] = False

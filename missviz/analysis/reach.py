@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method, checked_method, linear_with
 from missviz.adapters.bat import Bat, BatAdapter
 from missviz.adapters.disha import DiSHA, DiSHAAdapter
 from missviz.adapters.fixed_factor import FixedFactor
@@ -55,6 +55,7 @@ def reach(
         ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` or
             `gradient` is missing or of another shape.
     """
+    checked_method("method", method)
     if target.dim() != 2 or target.numel() == 0:
         raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
     validation.finite("target", target)

@@ -25,7 +25,7 @@ SIZES = ((512, 512), (1024, 1024), (2048, 2048), (4096, 4096))
 """(out, in). The dense one takes most of a minute at 4096 × 4096 on two cores."""
 REPEATS = 10
 """Spectra of ours in one turn, as they are short."""
-TURNS = 20
+TURNS = 60
 """Turns of each thin method, for one spectrum and its bare product."""
 THIN: tuple[Method, ...] = (
     mv.LoRA(RANK),
