@@ -15,7 +15,7 @@ from torch import nn
 import missviz as mv
 from missviz.adapters.base import Adapter, Method, product_spectrum
 from missviz.analysis.products import NEGLIGIBLE
-from missviz.bench.clock import in_turns, own_garbage, peak_bytes, ratio
+from missviz.bench.clock import in_turns, one_core_clock, own_garbage, peak_bytes, ratio
 from missviz.bench.results import write_result
 from missviz.machine import conditions
 from missviz.testing import bound, random_linear, randomise
@@ -73,10 +73,12 @@ def compare(
 ) -> dict[str, Any]:
     """Every size, both sides in turns; every thin method on the largest; then a whole model."""
     place = torch.device(device)
+    clock, _ = one_core_clock() if place.type == "cpu" else ("CUDA events", None)
     return {
         "part": "spectra",
         "rank": RANK,
         "rounds": rounds,
+        "clock": clock,
         **conditions(device),
         "rows": [_one_update(shape, place, rounds) for shape in sizes],
         "methods": [_one_method(method, sizes[-1], place) for method in methods],
@@ -95,7 +97,7 @@ def _one_update(shape: tuple[int, int], device: torch.device, rounds: int) -> di
     found, wanted = mv.spectrum(adapter), torch.linalg.svdvals(dense)  # also the warm-up
     difference = (found - wanted).abs()
     not_small = wanted >= NEGLIGIBLE * wanted[0]
-    times = in_turns(sides, device, rounds, warm_ups=0)
+    times = in_turns(sides, device, rounds, warm_ups=0, clock=one_core_clock()[1])
     ours = [seconds / REPEATS for seconds in times["missviz"]]
     return {
         "out_features": shape[0],
@@ -124,7 +126,7 @@ def _one_method(method: Method, shape: tuple[int, int], device: torch.device) ->
         "missviz": lambda: mv.spectrum(adapter),
         "bare product": lambda: product_spectrum(left, right),
     }
-    times = in_turns(sides, device, TURNS)
+    times = in_turns(sides, device, TURNS, clock=one_core_clock()[1])
     found, wanted = (work() for work in sides.values())
     return {
         "method": method.name,
@@ -167,7 +169,7 @@ def _whole_model(layers: int, device: torch.device, rounds: int) -> dict[str, An
         "spectra": lambda: mv.spectra(model),
         "inspect_adapter": lambda: mv.inspect_adapter(model),
     }
-    times = in_turns(sides, device, rounds, warm_ups=0)
+    times = in_turns(sides, device, rounds, warm_ups=0, clock=one_core_clock()[1])
     measured: dict[str, Any] = {}
     for side, seconds in times.items():
         measured[side] = {
@@ -191,7 +193,8 @@ def report(result: dict[str, Any], folder: Path) -> Path:
     print(
         f"rank {result['rank']}, all singular values in float64, {result['rounds']} rounds in "
         f"turns ({REPEATS} of ours in each), medians; {result['machine']}, "
-        f"{result['threads']} threads, torch {result['versions']['torch']}"
+        f"{result['threads']} threads, clock: {result['clock']}, "
+        f"torch {result['versions']['torch']}"
     )
     print(
         f"{'out × in':>13}{'ours ms':>10}{'svdvals ms':>13}{'times faster (quartiles)':>29}"
