@@ -1,6 +1,26 @@
 """missviz: see a weight update, take it apart, train it many times at once, check the claims.
 
-Names load when they are first used, so `import missviz` costs only torch and numpy.
+    import missviz as mv
+    adapter = mv.MiSS(4).on(linear)      a method on one layer: adapter(x), adapter.delta()
+    mv.explore.update()                  a panel; mv.gallery() shows them all
+
+Methods, small dataclasses with their settings:
+    LoRA, BigLoRA, LoRAPlus, PiSSA, OLoRA, LoRAGA, DoRA, AdaLoRA, VeRA, MoS, LoHa, MoRA, ProLoRA,
+    FixedFactor, S2FT, MiSS, Bone, DiSHA, Bat, FullFineTuning, FrozenFineTuning
+To write your own, and to hold it to the contract that those keep:
+    Method, Adapter, Update; testing.check_method(MyMethod(4))
+On a whole model, and in a training loop:
+    attach, merge, detach; param_groups, penalty, after_step
+What ΔW looks like:
+    spectrum, spectra, reach, compare, inspect_adapter, initial_gradient_norms
+Folders of Hugging Face PEFT:
+    read_peft, write_peft
+Panels, figures, training, exercises:
+    explore, gallery, predict, lecture; displays; experiments; check
+
+`help(mv.MiSS)` and the like explain one name. What follows here goes through every class, and is
+thousands of lines long. Names load when they are first used, so `import missviz` costs only torch
+and numpy.
 """
 
 import importlib

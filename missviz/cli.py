@@ -281,7 +281,8 @@ def bench(
     \b
     no-free-lunch  many seeds as one ensemble, against a loop over PEFT models
     adapters       a training step, against PEFT's and the frozen layer's
-    spectra        exact singular values of ΔW, against an SVD of the dense ΔW
+    spectra        mv.spectrum(adapter), against an SVD of the dense ΔW and, for every method with
+                   factors, their bare product; mv.spectra and mv.inspect_adapter of a whole model
     init           starting a method on a layer, against PEFT
     panels         key press to picture in a browser, against ipywidgets.interact
     """

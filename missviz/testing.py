@@ -1,13 +1,16 @@
 """Does a method keep the contract? For the methods here, and for the reader's own."""
 
 import copy
+import dataclasses
+import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method, checked_method, linear_with
 from missviz.experiments.ensemble import stack_state, stacked_model
 from missviz.randomness import generator_for, normal, seed_for
 
@@ -18,6 +21,9 @@ TOLERANCES = {
     torch.bfloat16: 1e-2,
 }
 """Relative to the largest magnitude of what is compared."""
+RAISED = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError)
+"""What an adapter that does not keep the contract may raise while it is checked."""
+FITS = "a method that does not fit every layer raises ValueError in check_shape"
 
 
 def check_method(
@@ -27,20 +33,20 @@ def check_method(
 ) -> None:
     """Hold a method to the contract, on layers of each (out, in) and dtype; silent if it holds.
 
-    The contract: a zero update at first; the fast forward equals W₀ x + b + ΔW x, for any leading
-    dimensions and with `base_output` given; `weight` = W₀ + ΔW; `factors` multiply to ΔW;
-    `num_parameters` and `rank_bound` tell the truth; gradients are right (finite differences,
-    unless the adapter says `exact_gradient = False`); the linear layer and the global RNG stay
-    untouched; the same generator gives the same adapter; state_dict and deepcopy keep the function;
-    members run together under vmap (and, if `stackable`, as one stack) give what each gives alone.
+    The contract: settings that tell one method from another, and a name; a zero update at first;
+    the fast forward equals W₀ x + b + ΔW x, for any leading dimensions and with `base_output`
+    given; `weight` = W₀ + ΔW; `factors` multiply to ΔW; `num_parameters` and `rank_bound` tell the
+    truth; gradients are right (finite differences, unless the adapter says
+    `exact_gradient = False`); the linear layer and the global RNG stay untouched; the same
+    generator gives the same adapter; state_dict and deepcopy keep the function; members run
+    together under vmap (and, if `stackable`, as one stack) give what each gives alone.
 
     Raises:
         AssertionError: what does not hold, with method, shape and dtype.
-        TypeError: `method` is not a Method.
+        TypeError: `method` is not a Method, but its class, or something else.
         ValueError: nothing to check, or the method does not fit one of the shapes.
     """
-    if not isinstance(method, Method):
-        raise TypeError(f"{method!r} is not a missviz.Method")
+    _check_value(checked_method("method", method))
     cases = list(itertools.product(shapes, dtypes, (True, False)))
     if not cases:
         raise ValueError("shapes or dtypes is empty, so nothing would be checked")
@@ -54,8 +60,9 @@ def check_method(
         method.check_layer(linear)
         try:
             _check_on(method, linear, TOLERANCES[dtype], place)
-        except (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError) as error:
-            raise AssertionError(f"{place}: raised {type(error).__name__}: {error}") from error
+        except RAISED as error:
+            said = _begin_with_super(error) or f"raised {type(error).__name__}: {error}"
+            raise AssertionError(f"{place}: {said}") from error
 
 
 def random_linear(
@@ -89,17 +96,83 @@ def randomise(adapter: nn.Module, *key: object, std: float = 0.3) -> None:
                 parameter.add_(step.to(parameter))
 
 
+def _check_value(method: Method) -> None:
+    """A method is its settings: it has a name, and equals another exactly if they are equal."""
+    kind = type(method).__name__
+    if not isinstance(method.name, str):
+        why = "a method; write @property above it" if callable(method.name) else repr(method.name)
+        raise AssertionError(f"{kind}: name must be a string, and is {why}")
+    try:
+        same = copy.copy(method) == method and hash(copy.copy(method)) == hash(method)
+    except TypeError as error:
+        raise AssertionError(f"{kind}: must be hashable, its settings too: {error}") from error
+    fields = {field.name: field.compare for field in dataclasses.fields(method)}
+    settings = {name: fields.get(name, True) for name in [*fields, *vars(method)]}
+    unseen = [
+        name
+        for name, counts in settings.items()
+        if counts and not _is_cached(method, name) and _with(method, name, object()) == method
+    ]
+    holds(same and not unseen, kind, _equality_rule(kind, unseen))
+
+
+def _equality_rule(kind: str, unseen: list[str]) -> str:
+    what = f"with another {unseen[0]} it must not be equal" if unseen else "a copy must be equal"
+    return f"{what} (==); write @dataclass(frozen=True) above class {kind}, and settings as fields"
+
+
+def _is_cached(method: Method, name: str) -> bool:
+    return isinstance(getattr(type(method), name, None), functools.cached_property)
+
+
+def _with(method: Method, name: str, value: object) -> Method:
+    other = copy.copy(method)
+    object.__setattr__(other, name, value)
+    return other
+
+
+def _begin_with_super(error: BaseException) -> str | None:
+    """What to say where an adapter was used that torch knows nothing of yet; else None."""
+    trace = error.__traceback__
+    while trace is not None:
+        this = trace.tb_frame.f_locals.get("self")
+        if isinstance(this, Adapter) and not _has_begun(this):
+            return _begin(this)
+        trace = trace.tb_next
+    return None
+
+
+def _has_begun(adapter: Adapter) -> bool:
+    return "base" in vars(adapter).get("_modules", {})
+
+
+def _begin(adapter: Adapter) -> str:
+    return f"{type(adapter).__name__}.__init__ must begin with super().__init__(method, base)"
+
+
+@contextmanager
+def _raising(place: str, what: str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except RAISED as error:
+        said = _begin_with_super(error) or f"{what} raised {type(error).__name__}: {error}; {hint}"
+        raise AssertionError(f"{place}: {said}") from error
+
+
 def _check_on(method: Method, linear: nn.Linear, tolerance: float, place: str) -> None:
     before = copy.deepcopy(linear.state_dict())
     global_state = torch.get_rng_state()
-    adapter = bound(method, linear, generator_for("check", place))
+    with _raising(place, "on()", FITS):
+        adapter = bound(method, linear, generator_for("check", place))
     again = bound(method, linear, generator_for("check", place))
     holds(isinstance(adapter, Adapter), place, "on() must return a missviz.Adapter")
+    holds(_has_begun(adapter), place, _begin(adapter))
     for name, tensor in adapter.state_dict().items():
         holds(torch.equal(tensor, again.state_dict()[name]), place, f"{name} must follow generator")
     _check_untouched(linear, before, place)
     x = normal((2, 3, linear.in_features), 1.0, generator_for("x", place)).to(linear.weight)
     with torch.no_grad():
+        _check_definition(adapter, linear, place)
         _close(adapter(x), linear(x), tolerance, place, "before training, y must be W₀ x + b")
         randomise(adapter, place)
         _check_function(adapter, linear, x, tolerance, place)
@@ -122,12 +195,59 @@ def _check_untouched(linear: nn.Linear, before: dict[str, torch.Tensor], place: 
     holds(trainable, place, "the layer's own requires_grad must not change")
 
 
+def _check_definition(adapter: Adapter, linear: nn.Linear, place: str) -> None:
+    """Shapes and dtypes of ΔW, before anything is computed with it: what a wrong one leads to says
+    nothing of its cause."""
+    out_features, in_features = shape = tuple(linear.weight.shape)
+    hint = _odd_dtypes(adapter) or FITS
+    with _raising(place, "factors()", hint):
+        thin = adapter.factors()
+    if thin is not None:
+        left, right = (tuple(factor.shape) for factor in thin)
+        fit = left[:-1] + right[1:] == shape and left[-1] == right[0]
+        rule = f"they must be {out_features} × r and r × {in_features}; {FITS}"
+        holds(fit, place, f"factors() are {_times(left)} and {_times(right)}; {rule}")
+    with _raising(place, "delta()", hint):
+        delta = adapter.delta()
+    holds(isinstance(delta, torch.Tensor), place, "delta() must return a tensor")
+    got = tuple(delta.shape)
+    why = "a weight is out × in, as in nn.Linear" if got == shape[::-1] else FITS
+    holds(got == shape, place, f"delta() is {_times(got)}, must be {_times(shape)}; {why}")
+    dtype = linear.weight.dtype
+    rule = f"delta() is {_short(delta.dtype)}, must be {_short(dtype)} as W₀ is"
+    odd = _odd_dtypes(adapter)
+    holds(delta.dtype == dtype, place, "; ".join(filter(None, [rule, odd])))
+    holds(not odd, place, odd)
+
+
+def _odd_dtypes(adapter: Adapter) -> str:
+    """A hint at tensors that do not follow the layer's dtype; empty where all do."""
+    wanted = adapter.base.weight.dtype
+    odd = [
+        f"{name} is {_short(tensor.dtype)}"
+        for name, tensor in adapter.state_dict().items()
+        if tensor.is_floating_point() and tensor.dtype != wanted
+    ]
+    if not odd:
+        return ""
+    return (
+        f"{', '.join(odd)} on a layer of {_short(wanted)}: self.zeros(*shape) and "
+        "self.parameter(values) make what has the layer's dtype"
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"
+
+
 def _check_function(
     adapter: Adapter, linear: nn.Linear, x: torch.Tensor, tolerance: float, place: str
 ) -> None:
     delta = adapter.delta()
-    holds(delta.shape == linear.weight.shape, place, "delta() must have the shape of W₀")
-    holds(delta.dtype == linear.weight.dtype, place, "delta() must have the dtype of W₀")
     moved = x.double() @ (linear.weight.double() + delta.double()).mT
     if adapter.bias is not None:
         moved = moved + adapter.bias.double()
@@ -191,7 +311,37 @@ def _check_gradients(adapter: Adapter, x: torch.Tensor, place: str) -> None:
     inputs = [x[0, :2].clone().requires_grad_()]
     inputs += [parameter.detach().clone().requires_grad_() for parameter in trained.values()]
     right = torch.autograd.gradcheck(function, inputs, fast_mode=True, raise_exception=False)
-    holds(right, place, "gradients must agree with finite differences")
+    if not right:
+        said = _wrong_gradients(function, dict(zip(["x", *trained], inputs, strict=True)))
+        raise AssertionError(f"{place}: gradients must agree with finite differences{said}")
+
+
+def _wrong_gradients(function: Callable[..., torch.Tensor], inputs: dict[str, torch.Tensor]) -> str:
+    """Of which inputs the derivative along a random direction is wrong, as the end of a sentence;
+    empty where it is right for each."""
+    values = list(inputs.values())
+    y = function(*values)
+    pull = normal(tuple(y.shape), 1.0, generator_for("pull")).to(y)
+    given: Sequence[torch.Tensor | None] = [None] * len(values)
+    if y.requires_grad:
+        given = torch.autograd.grad((y * pull).sum(), values, allow_unused=True)
+    wrong: list[str] = []
+    cut: list[str] = []
+    for place, (name, gradient) in enumerate(zip(inputs, given, strict=True)):
+        way = normal(tuple(values[place].shape), 1.0, generator_for("way", name)).to(y)
+        with torch.no_grad():
+            ends = [
+                function(*values[:place], values[place] + step * way, *values[place + 1 :])
+                for step in (1e-6, -1e-6)
+            ]
+            measured = float(((ends[0] - ends[1]) * pull).sum()) / 2e-6
+        claimed = 0.0 if gradient is None else float((gradient * way).sum())
+        if abs(claimed - measured) > 1e-5 * max(1.0, abs(measured)):
+            (wrong if claimed else cut).append(name)
+    said = f"; that of {', '.join(wrong)} does not" if wrong else ""
+    if cut:
+        said += f"; {', '.join(cut)} has none: is it cut off by .item(), .detach() or .data?"
+    return said
 
 
 def _check_stack(method: Method, linear: nn.Linear, place: str) -> None:
@@ -200,16 +350,26 @@ def _check_stack(method: Method, linear: nn.Linear, place: str) -> None:
         randomise(member, index)
     x = normal((3, 5, linear.in_features), 1.0, generator_for("stack")).to(linear.weight)
     parameters, buffers = stack_state(members)
-    together = {
-        "vmap": torch.func.vmap(
-            lambda state, x: torch.func.functional_call(members[0], state, (x,))
-        )(parameters | buffers, x)
+    alike = "must give what members give"
+    runs: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
+        "vmap": (
+            lambda: torch.func.vmap(
+                lambda state, x: torch.func.functional_call(members[0], state, (x,))
+            )(parameters | buffers, x),
+            "an ensemble trains its members under torch.func.vmap",
+        )
     }
     if members[0].stackable:
-        together["a stack"] = stacked_model(members[0], parameters | buffers)(x)
-    for way, y in together.items():
+        runs["a stack"] = (
+            lambda: stacked_model(members[0], parameters | buffers)(x),
+            "stackable = True says that the formulas hold with a member dimension in front: count "
+            "from the end (-1, -2, .mT), or leave stackable out",
+        )
+    for way, (run, hint) in runs.items():
+        with _raising(place, way, hint):
+            y = run()
         for index, member in enumerate(members):
-            _close(y[index], member(x[index]), 1e-12, place, f"{way} must give what members give")
+            _close(y[index], member(x[index]), 1e-12, place, f"{way} {alike} ({hint})")
 
 
 def _close(

@@ -41,6 +41,13 @@ def test_no_display_touches_pyplot() -> None:
     assert in_fresh_interpreter(code).strip() == "False"
 
 
+@pytest.mark.parametrize("panel", ["rank", "colinearity"])
+def test_training_does_not_load_sympy(panel: str) -> None:
+    """As `torch.autograd.grad` does where it is given a direction, at the cost of half a second."""
+    code = f"import sys, missviz as mv; mv.explore.{panel}(); print('sympy' in sys.modules)"
+    assert in_fresh_interpreter(code).strip() == "False"
+
+
 @pytest.mark.parametrize("name", mv.__all__)
 def test_public_names_load_and_are_documented(name: str) -> None:
     assert getattr(mv, name).__doc__

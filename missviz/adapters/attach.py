@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from missviz.adapters.base import Adapter, Method, linear_with, share_frozen
+from missviz.adapters.base import Adapter, Method, checked_method, linear_with, share_frozen
 from missviz.adapters.full import FrozenFineTuning
 from missviz.randomness import generator_for
 
@@ -55,8 +55,7 @@ def attach(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r} is not an nn.Module")
-    if not isinstance(method, Method):
-        raise TypeError(f"method={method!r} is not a missviz method; try missviz.MiSS(rank=4)")
+    checked_method("method", method)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed={seed!r} is not a whole number")
     names = _matching_layers(model, targets)

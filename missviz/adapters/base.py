@@ -84,6 +84,7 @@ class Update(abc.ABC):
         return product_spectrum(*thin)
 
 
+@torch.no_grad()
 @one_thread()
 def finite_factors(
     update: Update,
@@ -227,17 +228,19 @@ class Method(abc.ABC):
         return self.name
 
 
-def the_method(argument: str, value: Any) -> Method:
-    """`value` where it is a Method; TypeError that names the argument where it is not."""
+def checked_method(name: str, value: Any) -> Method:
+    """`value` if it is a Method; else a TypeError, which tells a class from its instances."""
+    if isinstance(value, Method):
+        return value
     if isinstance(value, type) and issubclass(value, Method):
-        needed = any(f.default is f.default_factory is MISSING for f in fields(value) if f.init)
-        example = f"{value.__name__}({'2' if needed else ''})"
-        raise TypeError(
-            f"{argument}={value.__name__} is a class; pass an instance, such as {example}"
-        )
-    if not isinstance(value, Method):
-        raise TypeError(f"{argument}={value!r} is not a missviz method; try missviz.MiSS(rank=4)")
-    return value
+        needed = [
+            "4" if setting.type in (int, "int") else setting.name
+            for setting in fields(value)
+            if setting.default is setting.default_factory is MISSING
+        ]
+        call = f"{value.__name__}({', '.join(needed)})"
+        raise TypeError(f"{name}={value.__name__} is a class; pass an instance: {call}")
+    raise TypeError(f"{name}={value!r} is not a missviz method; try missviz.MiSS(rank=4)")
 
 
 class Adapter(nn.Module, Update):
@@ -246,7 +249,7 @@ class Adapter(nn.Module, Update):
     A subclass adds its parameters, `factors` or `delta` (the definition), and the fast way to ΔW x
     where `factors` is not that already: `correction`; or where x first meets something frozen,
     `features` and what follows them, `last_factor` or `from_features`. That the two agree is the
-    first property that tests check.
+    first property that tests check. What `help` shows after these is torch's, of every nn.Module.
     """
 
     stackable: ClassVar[bool] = False

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method, apply_linear
-from missviz.adapters.shards import shard_matrix, shard_sums, spread
+from missviz.adapters.shards import copies_of, shard_sums, spread
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,7 @@ class DiSHAAdapter(Adapter):
         return spread(wide.mT, self.out_features, "tiled").mT
 
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
-        rows, columns = self.D.shape[-2:]
-        row_copies = shard_matrix(self.out_features, rows, "tiled", self.D).mT
-        column_copies = shard_matrix(self.in_features, columns, "tiled", self.D)
-        members = self.D.shape[:-2]
-        if rows < columns:
-            return row_copies.expand(*members, -1, -1), self.D @ column_copies
-        return row_copies @ self.D, column_copies.expand(*members, -1, -1)
+        return copies_of(self.D, self.out_features, self.in_features, "tiled")
 
     def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch columns"]:
         return shard_sums(x, self.method.columns, "tiled")

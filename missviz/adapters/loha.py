@@ -65,11 +65,8 @@ class LoHaAdapter(Adapter):
     def factors(
         self,
     ) -> tuple[Float[Tensor, "*member out r2"], Float[Tensor, "*member r2 in_"]] | None:
-        if self.method.rank**2 >= min(self.out_features, self.in_features):
-            return None
-        left = self.w1_a.unsqueeze(-1) * self.w2_a.unsqueeze(-2)
-        right = self.w1_b.unsqueeze(-2) * self.w2_b.unsqueeze(-3)
-        return self.method.scaling * left.flatten(-2), right.flatten(-3, -2)
+        thin = hadamard_factors(self.w1_a, self.w1_b, self.w2_a, self.w2_b)
+        return None if thin is None else (self.method.scaled(thin[0]), thin[1])
 
     def forward(
         self,
@@ -77,3 +74,18 @@ class LoHaAdapter(Adapter):
         base_output: Float[Tensor, "*batch out"] | None = None,
     ) -> Float[Tensor, "*batch out"]:
         return self.through_weight(x, base_output)
+
+
+def hadamard_factors(
+    w1_a: Float[Tensor, "*member out r"],
+    w1_b: Float[Tensor, "*member r in_"],
+    w2_a: Float[Tensor, "*member out r"],
+    w2_b: Float[Tensor, "*member r in_"],
+) -> tuple[Float[Tensor, "*member out r2"], Float[Tensor, "*member r2 in_"]] | None:
+    """(w1_a w1_b) ∘ (w2_a w2_b) as a product of r² columns and rows; None where they are not fewer
+    than its own."""
+    if w1_b.shape[-2] ** 2 >= min(w1_a.shape[-2], w1_b.shape[-1]):
+        return None
+    left = w1_a.unsqueeze(-1) * w2_a.unsqueeze(-2)
+    right = w1_b.unsqueeze(-2) * w2_b.unsqueeze(-3)
+    return left.flatten(-2), right.flatten(-3, -2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method, apply_linear
 from missviz.adapters.bat import Bat
-from missviz.adapters.shards import LAYOUTS, Layout, shard_matrix, shard_owner, shard_sums, spread
+from missviz.adapters.shards import LAYOUTS, Layout, copies_of, shard_owner, shard_sums, spread
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,8 @@ class MiSSAdapter(Adapter):
         return self.D.index_select(-2, rows).index_select(-1, columns)
 
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
-        rows, columns = self.D.shape[-2:]
         layout = str(self.method.layout)
-        row_copies = shard_matrix(self.out_features, rows, layout, self.D).mT
-        column_copies = shard_matrix(self.in_features, columns, layout, self.D)
-        if rows < columns:
-            thin = row_copies, self.D.index_select(-1, self.owners()[1])
-        else:
-            thin = self.D.index_select(-2, self.owners()[0]), column_copies
-        left, right = thin
-        members = self.D.shape[:-2]
-        return left.expand(*members, *left.shape[-2:]), right.expand(*members, *right.shape[-2:])
+        return copies_of(self.D, self.out_features, self.in_features, layout)
 
     def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"] | None:
         """S, the shard sums of x; x where columns are not shared. None where ΔW is to be built."""

@@ -199,12 +199,16 @@ class MoSAdapter(Adapter):
 
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         A, B = joined(self.P_A, self.I_A), joined(self.P_B, self.I_B).mT
-        return self.scaling * B, A
+        return (B if self.scaling == 1 else self.scaling * B), A
 
 
 def joined(
     pool: Float[Tensor, "*member n size"], indices: Int[Tensor, "*member r l"]
 ) -> Float[Tensor, "*member r l*size"]:
     """Row i is [pool[indices[i, 1]], …, pool[indices[i, l]]]."""
-    shards = torch.take_along_dim(pool, indices.flatten(-2).unsqueeze(-1), dim=-2)
+    places = indices.flatten(-2)
+    if places.dim() == 1:
+        shards = pool.index_select(-2, places)  # whole rows: twice as fast
+    else:
+        shards = torch.take_along_dim(pool, places.unsqueeze(-1), dim=-2)
     return shards.unflatten(-2, indices.shape[-2:]).flatten(-2)

@@ -36,6 +36,25 @@ def shard_matrix(size: int, count: int, layout: str, like: Tensor) -> Float[Tens
     return (owner == torch.arange(count, device=like.device).unsqueeze(-1)).to(like.dtype)
 
 
+def copies_of(
+    D: Float[Tensor, "*member rows columns"], out_features: int, in_features: int, layout: str
+) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
+    """(left, right) with left @ right = D copied over both dimensions, r = min(rows, columns).
+
+    The longer side of D is copied, and stands beside the 0/1 matrix of the other: the matrix of a
+    side that is not shared would be an identity as large as ΔW.
+    """
+    rows, columns = D.shape[-2:]
+    members = D.shape[:-2]
+    if rows < columns:
+        left = shard_matrix(out_features, rows, layout, D).mT
+        right = D if columns == in_features else spread(D, in_features, layout)
+    else:
+        left = D if rows == out_features else spread(D.mT, out_features, layout).mT
+        right = shard_matrix(in_features, columns, layout, D)
+    return left.expand(*members, -1, -1), right.expand(*members, -1, -1)
+
+
 def shard_sums(
     x: Float[Tensor, "*batch size"], count: int, layout: str
 ) -> Float[Tensor, "*batch count"]:

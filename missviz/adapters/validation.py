@@ -103,10 +103,18 @@ def linear_layer(module: Any) -> None:
         raise ValueError(f"weight of shape {tuple(module.weight.shape)} is empty")
 
 
+def not_finite(values: torch.Tensor) -> int:
+    """How many of `values` are NaN or infinite."""
+    # One of them spoils the sum, which is read much faster, and without a table as large as
+    # `values`, than each is asked. A sum that overflows asks them all.
+    if math.isfinite(float(values.detach().sum())):
+        return 0
+    return int((~torch.isfinite(values)).sum())
+
+
 def finite(name: str, values: torch.Tensor) -> None:
     """ValueError where `values` hold NaN or infinity, with how many."""
-    bad = int((~torch.isfinite(values)).sum())
-    if bad:
+    if bad := not_finite(values):
         raise ValueError(f"{name} has {bad} values that are NaN or infinite of {values.numel()}")
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Method, linear_with
+from missviz.adapters.base import Method, checked_method, linear_with
 from missviz.randomness import generator_for, normal
 
 Formula = Callable[[int, int, int], int]
@@ -65,8 +65,7 @@ def cost(
         raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(64)]")
     methods = list(methods)
     for method in methods:
-        if not isinstance(method, Method):
-            raise TypeError(f"methods has {method!r}, which is no missviz method")
+        checked_method("one of methods", method)
     sizes = {"out_features": out_features, "in_features": in_features, "tokens": tokens}
     for name, size in sizes.items():
         validation.positive_int(name, size)

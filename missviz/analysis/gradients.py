@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.attach import Targets, attach
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, checked_method
 
 
 def initial_gradient_norms(
@@ -43,6 +43,7 @@ def initial_gradient_norms(
     chosen = range(validation.positive_int("seeds", seeds)) if counted else seeds
     rows = []
     for method in methods:
+        checked_method("one of methods", method)
         # A method without a rank is the same at each, and runs once.
         variants = [method] if ranks is None else dict.fromkeys(map(method.with_rank, ranks))
         for variant in variants:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter, Update
 from missviz.analysis.products import Updates, named_updates, numerical_rank, shortened
-from missviz.analysis.shards import mean_cosine, shard_cosines
+from missviz.analysis.shards import mean_shard_cosine
 from missviz.analysis.spectra import effective_rank, energy, spectrum, stable_rank
 from missviz.machine import one_thread
 
@@ -20,6 +20,8 @@ MOST_VALUES = 256
 """Singular values kept in a row."""
 USUAL_SCALING = (0.25, 4.0)
 """PEFT's default α = 8 is below it with r = 64, and α = 64 above it with r = 8."""
+PART = 2**15
+"""Numbers of W₀ in float64 at a time: they fit a processor's cache."""
 BELOW_ROUNDING = 1e-7
 """Relative to W₀: float32 cannot hold such a change of it."""
 
@@ -83,7 +85,7 @@ def _row(module: str, update: Update, base: Base | None) -> dict[str, Any]:
     row = {"module": module, **_settings(update), **dict.fromkeys(MEASURES, math.nan)}
     row |= {"singular_values": [], "warnings": _odd_scaling(update)}
     try:
-        basis, short = shortened(update)
+        basis, short = shortened(update, basis=False)
     except ValueError as error:
         row["warnings"].append(str(error))
         return row
@@ -122,7 +124,7 @@ def _measures(short: Float[Tensor, "n in_"], width: int | None) -> dict[str, Any
     rank = numerical_rank(values)
     cosine = math.nan
     if width is not None and width < short.shape[1]:
-        cosine = mean_cosine(shard_cosines(short, width))
+        cosine = mean_shard_cosine(short, width)
     return {
         "norm": float(torch.linalg.norm(values)),
         "numerical_rank": rank,
@@ -143,7 +145,10 @@ def _base_weight(
         known: Tensor | None = getattr(update, "base_weight", None)
         return known
     if isinstance(base, nn.Module):
-        layer = dict(base.named_modules()).get(module)
+        try:
+            layer: nn.Module | None = base.get_submodule(module)
+        except AttributeError:
+            layer = None
         weight = getattr(layer, "weight", None)
     else:
         weight = base(module)
@@ -157,8 +162,9 @@ def _base_weight(
 
 def _norm(weight: Float[Tensor, "out in_"]) -> float:
     # By parts: the whole of a large W₀ in float64 would be the largest thing in memory.
-    parts = weight.detach().split(1024)
-    return math.sqrt(math.fsum(float(part.double().square().sum()) for part in parts))
+    parts = weight.detach().split(max(1, PART // max(1, weight.shape[1])))
+    norms = (float(torch.linalg.vector_norm(part.double())) for part in parts)
+    return math.hypot(*norms)
 
 
 # --- What looks wrong -------------------------------------------------------------------------

@@ -55,11 +55,14 @@ class Product(Update):
 
 
 @torch.no_grad()
-def shortened(update: Update) -> tuple[Float[Tensor, "out n"] | None, Float[Tensor, "n in_"]]:
+def shortened(
+    update: Update, basis: bool = True
+) -> tuple[Float[Tensor, "out n"] | None, Float[Tensor, "n in_"]]:
     """(Q, short) in float64 with ΔW = Q @ short, where Q has orthonormal columns; None is identity.
 
     `short` has the norm, the singular values and the products between columns that ΔW has, and as
-    few rows as its factors have rank. An update that has no factors is its own `short`.
+    few rows as its factors have rank. An update that has no factors is its own `short`. Without
+    `basis` Q is not computed, and comes as out × 0.
 
     Raises ValueError where ΔW is not 2-D, or holds NaN or infinity.
     """
@@ -72,15 +75,16 @@ def shortened(update: Update) -> tuple[Float[Tensor, "out n"] | None, Float[Tens
         delta = _checked("ΔW", update.delta())
         return None, delta
     with one_thread():
-        left, right = (
-            _checked(f"ΔW's {side} factor", factor)
-            for side, factor in zip(("left", "right"), thin, strict=True)
-        )
-        Q, R = torch.linalg.qr(left)
+        left = _checked("ΔW's left factor", thin[0])
+        Q, R = torch.linalg.qr(left, mode="reduced" if basis else "r")
+        if not basis:
+            Q = left[:, :0].clone()
+        del left  # so that it is not in memory beside the right one
+        right = _checked("ΔW's right factor", thin[1])
         short = R @ right
         terms = torch.linalg.norm(R) * torch.linalg.norm(right)
         cancels = torch.linalg.norm(short) <= ROUNDING * terms
-    return Q, torch.zeros_like(short) if cancels else short
+    return Q, short.zero_() if cancels else short
 
 
 def _checked(name: str, values: Tensor) -> Tensor:

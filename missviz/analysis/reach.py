@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, linear_with, the_method
+from missviz.adapters.base import Adapter, Method, checked_method, linear_with
 from missviz.adapters.bat import BatAdapter, InputBatAdapter, LeftBatAdapter, OutputBatAdapter
 from missviz.adapters.disha import DiSHAAdapter
 from missviz.adapters.dora import DoRA
@@ -74,6 +74,7 @@ def reach(
         ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` or
             `gradient` is missing or of another shape.
     """
+    checked_method("method", method)
     if target.dim() != 2 or target.numel() == 0:
         raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
     if base is not None and base.shape != target.shape:
@@ -97,10 +98,10 @@ def reaches(
     Args:
         starts, steps: of the search, where there is one.
     """
-    the_method("method", method)
+    checked_method("method", method)
     validation.finite("target", targets)
     wanted = targets.detach().double()
-    if not wanted.square().sum((1, 2)).all():
+    if not all(map(_energy, wanted)):
         raise ValueError("target is zero: there is no energy to capture")
     if base is None and depends_on_weight(method, wanted[0], generator, gradient):
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
@@ -110,10 +111,7 @@ def reaches(
         found = search([adapter], wanted[:, None], starts=starts, steps=steps)
         return [Share(share, found.lower_bound) for share in found.shares.tolist()]
     with torch.no_grad():
-        return [
-            Share(min(1.0, max(0.0, captured(adapter, M) / float(M.square().sum()))))
-            for M in wanted
-        ]
+        return [Share(min(1.0, max(0.0, captured(adapter, M) / _energy(M)))) for M in wanted]
 
 
 def _bound(
@@ -158,8 +156,13 @@ def _moved(adapter: Adapter) -> Matrix:
     return adapter.delta().detach()
 
 
+def _energy(matrix: Matrix) -> float:
+    """‖M‖²: as the square of a norm, which needs no table of squares."""
+    return float(torch.linalg.vector_norm(matrix)) ** 2
+
+
 def _all(adapter: Adapter, wanted: Matrix) -> float:
-    return float(wanted.square().sum())
+    return _energy(wanted)
 
 
 def _low_rank(adapter: Adapter, wanted: Matrix) -> float:
@@ -179,13 +182,13 @@ def _started(adapter: Adapter, wanted: Matrix) -> float:
 def _fixed_rows(adapter: Adapter, wanted: Matrix) -> float:
     thin = adapter.factors()
     assert thin is not None
-    return float(_onto_rows(wanted, thin[1]).square().sum())
+    return _energy(_onto_rows(wanted, thin[1]))
 
 
 def _chosen(adapter: Adapter, wanted: Matrix) -> float:
     assert isinstance(adapter, S2FTAdapter)
     columns = adapter.method.select == "columns"
-    return float(wanted.index_select(1 if columns else 0, adapter.idx).square().sum())
+    return _energy(wanted.index_select(1 if columns else 0, adapter.idx))
 
 
 def _copies(adapter: Adapter, wanted: Matrix) -> float:
@@ -195,9 +198,11 @@ def _copies(adapter: Adapter, wanted: Matrix) -> float:
     # Places that share an entry become their mean. The sum over n of them, divided by √n, has the
     # energy of n means. A side that is not shared has n = 1.
     for count in (columns, rows):
-        owner = shard_owner(wanted.shape[1], count, layout, wanted.device)
-        wanted = (shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()).mT
-    return float(wanted.square().sum())
+        if count < wanted.shape[1]:
+            owner = shard_owner(wanted.shape[1], count, layout, wanted.device)
+            wanted = shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()
+        wanted = wanted.mT
+    return _energy(wanted)
 
 
 def _bat(adapter: Adapter, wanted: Matrix) -> float:
@@ -213,7 +218,7 @@ def _bat(adapter: Adapter, wanted: Matrix) -> float:
     # One D block per leading index; all blocks that it serves are stacked as rows.
     known, asked = known.flatten(1, 2), asked.flatten(1, 2)
     fitted = known @ torch.linalg.lstsq(known, asked, driver="gelsd").solution
-    return float(asked.square().sum() - (asked - fitted).square().sum())
+    return _energy(asked) - _energy(asked - fitted)
 
 
 def _onto_rows(wanted: Matrix, rows: Float[Tensor, "r in_"]) -> Matrix:

@@ -1,5 +1,6 @@
 """ΔW cut into shards: are they copies of each other?"""
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -22,12 +23,16 @@ def split_shards(
     Raises ValueError where delta is not 2-D, empty or not finite, or width exceeds its columns;
     TypeError where width is not an integer.
     """
+    return delta.split(_checked_width(delta, width), dim=1)
+
+
+def _checked_width(delta: Float[Tensor, "out in_"], width: int) -> int:
     if delta.dim() != 2 or delta.numel() == 0:
         raise ValueError(f"expected ΔW of shape (out, in), got {tuple(delta.shape)}")
     validation.finite("ΔW", delta)
     width = validation.positive_int("width", width)
     validation.at_most("width", width, "in_features", delta.shape[1])
-    return delta.split(width, dim=1)
+    return width
 
 
 def shard_cosines(delta: Float[Tensor, "out in_"], width: int) -> Float[Tensor, "shards shards"]:
@@ -59,6 +64,30 @@ def mean_cosine(cosines: Float[Tensor, "shards shards"]) -> float:
         return float("nan")
     rows, columns = torch.triu_indices(shards, shards, offset=1)
     return float(cosines[rows, columns].mean())
+
+
+@torch.no_grad()
+def mean_shard_cosine(delta: Float[Tensor, "out in_"], width: int) -> float:
+    """`mean_cosine(shard_cosines(delta, width))`, without the table of all pairs: where shards are
+    one column wide, that is as large as ΔW. Raises as `split_shards`."""
+    width, delta = _checked_width(delta, width), delta.double()
+    count, rest = divmod(delta.shape[1], width)
+    whole, last = delta.split([count * width, rest], dim=1)
+    whole = whole.unflatten(1, (count, width))
+    # Σ of ⟨u_s, u_t⟩ over pairs of unit vectors: the square of their sum, less their own squares.
+    cosines = (_sum_of_units(whole).square().sum() - count) / 2
+    if rest:
+        # The last one is narrower, and compared on the columns that it has.
+        cosines += (_sum_of_units(whole[..., :rest]) * last).sum() / torch.linalg.norm(last)
+        count += 1
+    pairs = count * (count - 1) // 2
+    return float((cosines / pairs).clamp(-1, 1)) if pairs else math.nan
+
+
+def _sum_of_units(shards: Float[Tensor, "out shards width"]) -> Float[Tensor, "out width"]:
+    """Σ of the shards, each divided by its length; NaN where one has none."""
+    lengths = torch.linalg.vector_norm(shards, dim=(0, 2))
+    return torch.einsum("dsw,s->dw", shards, 1 / lengths)
 
 
 def bat_cosine(sigma: Scale, block_size: int) -> Scale:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Adapter, Method, linear_with, the_method
+from missviz.adapters.base import Adapter, Method, checked_method, linear_with
 from missviz.adapters.mos import MoS, MoSAdapter, joined
 from missviz.analysis.reach import depends_on_weight, reaches
 from missviz.analysis.reach_search import search
@@ -112,7 +112,7 @@ def shared_reach(
     energy = wanted.square().sum((2, 3))
     if not energy.all():
         raise ValueError("targets: one layer's is zero: there is no energy to capture")
-    the_method("method", method)
+    checked_method("method", method)
     if depends_on_weight(method, wanted[0, 0]):
         raise ValueError(f"{method}: what ΔW can be depends on W₀, and there is none here")
     if type(method).shared is Method.shared:

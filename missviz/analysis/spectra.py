@@ -100,7 +100,10 @@ def spectra(updates: Updates) -> dict[str, Spectrum]:
 @one_thread()
 def _together(batch: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Spectrum]:
     """The spectra of products whose factors have equal shapes."""
-    left, right = (torch.stack(factors) for factors in zip(*batch.values(), strict=True))
+    left, right = (
+        torch.stack(factors) if len(factors) > 1 else factors[0].unsqueeze(0)
+        for factors in zip(*batch.values(), strict=True)
+    )
     columns = _measured(product_spectrum(left, right))
     return dict(zip(batch, map(Spectrum._make, zip(*columns, strict=True)), strict=True))
 

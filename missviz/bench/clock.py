@@ -29,18 +29,30 @@ def own_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
+def one_core_clock() -> tuple[str, Callable[[], float]]:
+    """(name, clock) for work on a CPU: where torch has one thread the processor's own seconds,
+    which on a quiet core are those that pass, and in which others on the machine hardly count."""
+    if torch.get_num_threads() == 1:
+        return "processor", time.process_time
+    return "wall", time.perf_counter
+
+
 def timed(
-    work: Callable[..., Result], device: torch.device, *arguments: Any
+    work: Callable[..., Result],
+    device: torch.device,
+    *arguments: Any,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Result, float]:
-    """The result of `work` and its seconds: by CUDA events on a GPU, whose queue is empty before.
+    """The result of `work` and its seconds: by CUDA events on a GPU, whose queue is empty before;
+    elsewhere by `clock`.
 
     An event is recorded by the GPU itself, so the host's way to notice the end is not in it; what
     the GPU waits for the host in between is.
     """
     if device.type != "cuda":
-        started = time.perf_counter()
+        started = clock()
         result = work(*arguments)
-        return result, time.perf_counter() - started
+        return result, clock() - started
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -56,8 +68,9 @@ def in_turns(
     device: torch.device,
     rounds: int,
     warm_ups: int = WARM_UPS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of every side in each round."""
+    """Seconds of every side in each round; `clock` as in `timed`."""
     times: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(rounds + warm_ups):
         order = list(sides)
@@ -65,7 +78,7 @@ def in_turns(
             # The order turns too: who comes second finds a warmer cache.
             order.reverse()
         for side in order:
-            _, seconds = timed(sides[side], device)
+            _, seconds = timed(sides[side], device, clock=clock)
             if turn >= warm_ups:
                 times[side].append(seconds)
     return times

@@ -3,7 +3,8 @@
 The peer is Hugging Face PEFT where it has the method, else the same adapter in a plain loop. Both
 sides get the same trained base networks and data, build their adapters, and do the same steps with
 the same evaluations (train and validation loss at every step). Random starts are copied from ours
-to PEFT's, so the losses must agree.
+to PEFT's, so the losses must agree. Beside both stands the one call that does all of it,
+`mv.experiments.no_free_lunch`, which also trains the base networks and makes the tables.
 """
 
 import copy
@@ -19,6 +20,7 @@ import torch
 from peft import AdaLoraConfig, LoraConfig, MissConfig, VeraConfig, get_peft_model
 from torch import Tensor, nn
 
+import missviz as mv
 from missviz.adapters.adalora import AdaLoRA
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Method
@@ -106,7 +108,7 @@ def compare(
         for seed, base in zip(chosen, bases, strict=True)
     ]
     some_bases, some_tasks, some = bases[:LOOP], tasks[:LOOP], chosen[:LOOP]
-    runs = {"missviz": seeds, "replayed": seeds, "peer": len(some)}
+    runs = {"missviz": seeds, "replayed": seeds, "call": seeds, "peer": len(some)}
     rows = []
     for method in methods() if only is None else only:
         peer = PEERS.get(method)
@@ -116,7 +118,8 @@ def compare(
         one_by_one = functools.partial(run_alone, method, some_bases, some_tasks, some)
         if peer is not None:
             one_by_one = functools.partial(run_peft, peer, some_bases, some_tasks, starts)
-        sides = {"missviz": together, "peer": one_by_one}
+        whole = functools.partial(run_call, method, chosen, device)
+        sides = {"missviz": together, "peer": one_by_one, "call": whole}
         if Ensemble([adapted(method, bases[0], chosen[0])]).replayable:
             sides["replayed"] = functools.partial(together, replay=True)
         losses: dict[str, np.ndarray] = {}
@@ -175,6 +178,19 @@ def run_ensemble(
     rates = [RATE] * len(models)
     losses = train(Ensemble(models), splits, rates, PUBLISHED.steps, replay).losses
     return np.stack([losses["train"], losses["valid"]])
+
+
+def run_call(method: Method, seeds: Sequence[int], device: str) -> np.ndarray:
+    """What users call, with all that it does beside training the method, as at the first time."""
+    base_models.cache_clear()
+    runs = mv.experiments.no_free_lunch([method], "published", seeds, [RATE], device=device)
+    losses = runs.to_frame().sort_values(["seed", "step"])
+    return np.stack(
+        [
+            losses.loc[losses["split"] == split, "loss"].to_numpy().reshape(len(seeds), -1)
+            for split in ("train", "valid")
+        ]
+    )
 
 
 def run_alone(
@@ -237,7 +253,7 @@ def report(result: dict[str, Any], folder: Path) -> Path:
     )
     print(
         f"{'method':28}{'peer':12}{'missviz ms/run':>16}{'peer ms/run':>14}"
-        f"{'ratio (range)':>24}{'loss difference':>18}"
+        f"{'ratio (range)':>24}{'loss difference':>18}{'no_free_lunch() ms/run':>24}"
     )
     for row in result["rows"]:
         spread = f"{row['ratio']:.1f} ({row['ratio_lowest']:.1f}-{row['ratio_highest']:.1f})"
@@ -245,6 +261,7 @@ def report(result: dict[str, Any], folder: Path) -> Path:
             f"{row['method']:28}{row['peer']:12}"
             f"{row['missviz_ms_per_run']:16.2f}{row['peer_ms_per_run']:14.1f}"
             f"{spread:>24}{row['largest_loss_difference']:18.1e}"
+            f"{row['call_ms_per_run']:24.2f}"
         )
         if "replayed_ms_per_run" in row:
             print(f"{'  as a CUDA graph':40}{row['replayed_ms_per_run']:16.2f}")

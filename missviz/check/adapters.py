@@ -56,6 +56,41 @@ LOUDER = 8
 """What "scaled" multiplies α by."""
 
 
+SWAPPED = {
+    frozenset({"task", "scaled"}): (
+        "the same update at two sizes. The adapter you know was trained with α = r; which of the "
+        "two has its norms?",
+        "α is cosmetic",
+    ),
+    frozenset({"task", "labels"}): (
+        "both were trained, only one on the task. Look at what you can compare with the adapter "
+        "that you know.",
+        "low rank means a task",
+    ),
+    frozenset({"task", "noise"}): (
+        "one of them has the norms of the other, and nothing else of it. Which of the two is close "
+        "to the adapter that you know, and has a stable rank as low?",
+        "size shows training",
+    ),
+    frozenset({"scaled", "labels"}): (
+        "both norms are larger than those of the adapter you know. Only one of the two points its "
+        "way: look at the cosine.",
+        "size means a task",
+    ),
+    frozenset({"scaled", "noise"}): (
+        "another α changes all norms by one number, and nothing else. Which of the two keeps the "
+        "stable rank, and the cosine to the adapter that you know?",
+        "size shows training",
+    ),
+    frozenset({"labels", "noise"}): (
+        "neither is like the adapter you know, and one of them was trained nevertheless. What does "
+        "training leave in ΔW, whatever it was trained on? Look at the stable rank.",
+        "no likeness means no training",
+    ),
+}
+"""Of two kinds that were taken for each other: what to say, and the wrong idea behind it."""
+
+
 def anonymous_folders(
     folder: str | Path, *, task: str | Path, labels: str | Path, noise: Mapping[str, Update]
 ) -> dict[str, str]:
@@ -119,22 +154,16 @@ def _judge_names(names: Mapping[str, str], key: Mapping[str, str]) -> Feedback |
     wrong = [folder for folder in key if names[folder] != key[folder]]
     if not wrong:
         return None
-    mixed = {key[folder] for folder in wrong}
-    if mixed == {"task", "scaled"}:
-        return Feedback(
-            False,
-            "Two are the other way round: the same update at two sizes. The adapter you know was "
-            "trained with α = r; which of the two has its norms?",
-            "α is cosmetic",
-        )
-    if mixed == {"task", "labels"}:
-        return Feedback(
-            False,
-            "Two are the other way round: both were trained, only one on the task. Look at what "
-            "you can compare with the adapter that you know.",
-            "low rank means a task",
-        )
-    return Feedback(False, f"{len(wrong)} of {len(key)} are wrong: {', '.join(sorted(wrong))}.")
+    mixed = frozenset(key[folder] for folder in wrong)
+    if mixed in SWAPPED:
+        hint, misconception = SWAPPED[mixed]
+        two = " and ".join(sorted(wrong))
+        return Feedback(False, f"Two are the other way round, {two}: {hint}", misconception)
+    return Feedback(
+        False,
+        f"{len(wrong)} of {len(key)} are wrong: {', '.join(sorted(wrong))}. Begin with the one "
+        "that was never trained: its stable rank is not low.",
+    )
 
 
 def _judge_evidence(evidence: Mapping[str, str]) -> Feedback:

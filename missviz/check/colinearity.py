@@ -27,6 +27,11 @@ COSINE_MISTAKES: dict[str, tuple[Callable[[float, int], float], str]] = {
         "b counts once. An entry of W_oi D is a sum of b products (columns of W_oi, rows of D), so "
         "its mean square is b times that of one product, σ²b times that of an entry of D.",
     ),
+    "σb": (
+        lambda sigma, b: 1 / (1 + sigma * b),
+        "σ counts twice. b products of variance σ² (for D's entries of variance 1) add up to σ²b: "
+        "in a cosine the squares of the lengths are added, and the square of σ is σ².",
+    ),
     "σ√b": (
         lambda sigma, b: 1 / (1 + sigma * math.sqrt(b)),
         "σ√b is the ratio of the lengths of W_oi D and D. In a cosine the squares of the lengths "
@@ -101,6 +106,14 @@ def mean_cosine(answer: Callable[[float, int], float] | float | EllipsisType | N
     for key, (mistake, message) in COSINE_MISTAKES.items():
         if is_(mistake):
             return Feedback(False, f"{message} {compared}", key)
+    if callable(answer) and len(set(values)) == 1:
+        here = "Right there, and only there" if abs(values[0] - bat_cosine(*ASKED)) < 0.01 else "No"
+        return Feedback(
+            False,
+            f"{compared} {here}: your function returns {values[0]:.3g} for every σ and b. It "
+            "ignores what it is given; the cosine falls as σ or b grows.",
+            "ignores σ and b",
+        )
     return Feedback(False, f"{compared} Which part is shared, and which is each shard's own?")
 
 

@@ -45,10 +45,32 @@ SENTENCES: dict[str, tuple[bool, str, str]] = {
 """The sentences of the lesson: whether each survives, the misconception of who judges otherwise,
 and what to say then."""
 
-TOKEN_CASES: list[tuple[Any, ...]] = [(24, 40, 3), (96, 64, 8)]
-"""d, k, r."""
+TOKEN_CASES: list[tuple[Any, ...]] = [(24, 40, 3), (96, 64, 8), (30, 50, 4)]
+"""d, k, r; of the right answers one is whole, and one is rounded down, one up."""
+
+ROUNDED = (
+    "Right, but for the rounding to whole tokens. Return the point itself, where both ways cost "
+    "the same."
+)
 
 TOKEN_MISTAKES: Mistakes = {
+    "rounded": (lambda d, k, r: round(d * k / (d + k)), ROUNDED),
+    "rounded down": (lambda d, k, r: math.floor(d * k / (d + k)), ROUNDED),
+    "rounded up": (lambda d, k, r: math.ceil(d * k / (d + k)), ROUNDED),
+    "the next whole token": (lambda d, k, r: math.floor(d * k / (d + k)) + 1, ROUNDED),
+    "square layers only": (
+        lambda d, k, r: k / 2,
+        "k/2 is right where d = k. The inputs count k times and the outputs d times: keep both.",
+    ),
+    "square layers only, by d": (
+        lambda d, k, r: d / 2,
+        "d/2 is right where d = k. The inputs count k times and the outputs d times: keep both.",
+    ),
+    "the rank that is possible": (
+        lambda d, k, r: min(d, k),
+        "min(d, k) is the largest rank that ΔW can have. What is asked is where two costs meet: "
+        "r·d·k once, and r(d + k) for each token.",
+    ),
     "'efficient' is always cheaper": (
         lambda d, k, r: math.inf,
         "The efficient form pays r(d + k) for every token; building pays r·d·k once. With enough "

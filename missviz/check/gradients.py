@@ -17,6 +17,11 @@ GAIN_MISTAKES: Mistakes = {
         "√(k/r) would be right if A's entries had variance 1/k. They are uniform in ±1/√k, and "
         "the variance of that is 1/(3k).",
     ),
+    "r forgotten": (
+        lambda r, k: math.sqrt(3 * k),
+        "√(3k) is right for r = 1. B's gradient G Aᵀ has a column for each of A's r rows, so its "
+        "norm grows with √r, and c needs to make up for less.",
+    ),
     "not the root": (
         lambda r, k: 3 * k / r,
         "The norm follows √r, so c is a root too: c √(r/3k) = 1.",
@@ -57,8 +62,9 @@ ADAM_MISTAKES: Mistakes = {
 }
 EXACT_FOR = ("A frozen", "A trained", "both")
 A_TRAINED = (
-    "A moves too, and c scales its gradient in another way: one rate for A and B cannot cancel "
-    "both, neither with SGD nor with Adam. The lesson's table shows by how much."
+    "A moves too, at the same rate. With B = B₁/c its gradient c·BᵀG is what it was at c = 1, so "
+    "A's rate should stay as it is, and B's should not: two rates would cancel c, one cannot, "
+    "neither with SGD nor with Adam. The lesson's table shows by how much."
 )
 
 

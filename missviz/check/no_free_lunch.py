@@ -1,6 +1,6 @@
 """Lesson 05: a task that a given method wins."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import EllipsisType
 
 import torch
@@ -77,18 +77,33 @@ def _judge(
     summary = runs.summary(reference=BLOCK_MISS.name)
     tested = summary[summary["metric"] == "test"].set_index("method")
     verdicts = {rival.name: tested.loc[rival.name, "verdict"] for rival in rivals}
-    shares = ", ".join(f"{m} {reach(m, update):.0%}" for m in (*rivals, BLOCK_MISS))
-    closed_form = f"Largest share of M's energy in reach: {shares}."
+    shares = {m.name: reach(m, update) for m in (*rivals, BLOCK_MISS)}
+    listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    closed_form = f"Largest share of M's energy in reach: {listed}."
     if all(word == "higher" for word in verdicts.values()):
         return Feedback(True, f"Block MiSS wins, beyond the interval. {closed_form}")
     better = [name for name, word in verdicts.items() if word == "lower"]
     if better:
         ends = "end" if len(better) > 1 else "ends"
         return Feedback(False, f"{' and '.join(better)} {ends} lower. {closed_form}", "rival wins")
-    return Feedback(
-        False,
-        f"Against {', '.join(n for n, word in verdicts.items() if word != 'higher')} the "
-        "difference is too small to call. That is undecided, not equal. A rival that can reach as "
-        f"much of M cannot be beaten clearly. {closed_form}",
-        "undecided",
+    undecided = [name for name, word in verdicts.items() if word != "higher"]
+    return Feedback(False, f"{_too_close(undecided, shares)} {closed_form}", "undecided")
+
+
+def _too_close(undecided: list[str], shares: Mapping[str, float]) -> str:
+    """What to say of rivals that cannot be told apart from block MiSS, by what they can reach."""
+    own = shares[BLOCK_MISS.name]
+    said = (
+        f"Against {', '.join(undecided)} the difference is too small to call. That is undecided, "
+        "not equal."
     )
+    for rival in undecided:
+        share = shares[rival]
+        if share >= own:
+            said += f" {rival} can reach as much of M, or more, and cannot be beaten clearly."
+        else:
+            said += (
+                f" {rival} can reach less of M, {share:.1%} against {own:.1%}; that is too little "
+                "to show in the loss. Make M more of block MiSS's kind."
+            )
+    return said

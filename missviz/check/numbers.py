@@ -8,6 +8,7 @@ from missviz.check.feedback import Feedback, raised, unanswered
 
 Mistakes = dict[str, tuple[Callable[..., float], str]]
 """Misconception → (what it computes, what to say of it)."""
+TWO_RATES = "It must return two rates, the one with SGD and the one with Adam: (…, …)."
 
 
 def judge_numbers(
@@ -26,6 +27,10 @@ def judge_numbers(
     for case in cases:
         try:
             got = answer(*case)
+            if len(right) > 1 and (isinstance(got, int) or getattr(got, "ndim", None) == 0):
+                got = float(got)
+            if len(right) > 1 and isinstance(got, float):
+                return Feedback(False, f"`{name}` returned one number, {got:.4g}. {TWO_RATES}")
             values = [got] if len(right) == 1 or unanswered(got) else list(got)
             if any(map(unanswered, values)):
                 return Feedback(None, f"Fill in `{name}`, and run again.")
@@ -33,7 +38,7 @@ def judge_numbers(
         except Exception as error:
             return raised(error, f"`{name}`")
         if len(values) != len(right):
-            return Feedback(False, f"`{name}` must return two rates: with SGD, with Adam.")
+            return Feedback(False, f"`{name}` returned {len(values)} numbers. {TWO_RATES}")
     for place, wanted in enumerate(right):
         given = [values[place] for values in found]
 

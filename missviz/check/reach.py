@@ -10,6 +10,8 @@ from missviz.analysis.reach import reach
 from missviz.analysis.spectra import spectrum
 from missviz.check.feedback import Feedback, unanswered
 
+SHAPE = (64, 64)
+"""What the lesson asks for."""
 COPIES = 4
 """The r of the MiSS that must not see the target."""
 NOTHING = 1e-6
@@ -75,6 +77,14 @@ def _judge(matrix: Tensor) -> Feedback:
             "Take one column times one row.",
             "higher rank",
         )
+    if share < NOTHING and tuple(matrix.shape) != SHAPE:
+        rows, columns = matrix.shape
+        return Feedback(
+            False,
+            f"The idea is right: MiSS r={COPIES} touches none of it. But M is to be "
+            f"{SHAPE[0]} × {SHAPE[1]}, and yours is {rows} × {columns}.",
+            "another size",
+        )
     if share < NOTHING:
         return Feedback(
             True,
@@ -115,6 +125,15 @@ def _recognised(matrix: Tensor, share: float) -> tuple[str, str] | None:
         return (
             "periodic",
             "That is the opposite: M repeats with MiSS's period, so it is an update of MiSS.",
+        )
+    filled = matrix.any(dim=0).nonzero().flatten().tolist()
+    if len(filled) == 1:
+        (column,) = filled
+        return (
+            "one column",
+            f"Only column {column} of it is not zero, and alone it cannot cancel: it shares a "
+            f"column of D with those that lie {COPIES}, {2 * COPIES}, … away. Put its negative "
+            "into one of these.",
         )
     by_chance = COPIES / matrix.shape[1]
     if by_chance / 20 < share < 6 * by_chance:

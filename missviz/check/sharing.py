@@ -33,6 +33,11 @@ POOL_MISTAKES: Mistakes = {
         lambda e, L, r, pieces, d, k: e * L * pieces * (d + k),
         "There are l times as many shards, but each is l times shorter: d/l and k/l.",
     ),
+    "divided by l": (
+        lambda e, L, r, pieces, d, k: e * L * (d + k) / pieces,
+        "A shard is l times shorter than a vector, and there are l times as many of them: e·L·l "
+        "in each pool. l drops out.",
+    ),
     "d·k instead of d+k": (
         lambda e, L, r, pieces, d, k: e * L * d * k,
         "The pool holds vectors, not matrices: a pair has d + k numbers. Their product is ΔW.",
@@ -59,6 +64,11 @@ SHARE_MISTAKES: Mistakes = {
         lambda share, L: (share * L**2 - 1) / (L**2 - 1),
         "The mean own part has energy (1−c)/L, not (1−c)/L². It is a sum of L matrices of energy "
         "(1−c)/L² each, about orthogonal: their energies add up.",
+    ),
+    "the other way round": (
+        lambda share, L: share + (1 - share) / L,
+        "That goes from c to the share that sharing reaches. Here the share is given, and c is "
+        "asked: set c + (1−c)/L = share, and solve for c.",
     ),
     "1−c": (
         lambda share, L: 1 - (share * L - 1) / (L - 1),

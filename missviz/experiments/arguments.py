@@ -11,7 +11,7 @@ import torch
 
 from missviz.adapters import validation
 from missviz.adapters.adalora import AdaLoRA
-from missviz.adapters.base import Method
+from missviz.adapters.base import Method, checked_method
 from missviz.adapters.dora import DoRA
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.full import FullFineTuning
@@ -79,8 +79,7 @@ def checked_methods(
         raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
     methods = tuple(methods)
     for method in methods:
-        if not isinstance(method, Method):
-            raise TypeError(f"methods has {method!r}, which is no missviz method")
+        checked_method("one of methods", method)
         try:
             method.check_shape(WIDTH, in_features)
         except ValueError as error:

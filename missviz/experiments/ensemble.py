@@ -270,10 +270,10 @@ def train(
         sizes, prediction, difference = evaluate()
         # d(mean squared error)/d(prediction), per member; written down, it saves four passes.
         direction = difference.mul_(2 / difference[0].numel())
-        outputs, directions = [prediction], [direction]
+        outputs: list[Tensor] = [_Along.apply(prediction, direction)]
         if (penalty := ensemble.penalty()) is not None:
-            outputs, directions = [prediction, penalty], [direction, torch.ones_like(penalty)]
-        gradients = torch.autograd.grad(outputs, trained, directions)
+            outputs.append(penalty.sum())
+        gradients = torch.autograd.grad(outputs, trained)
         optimiser.step(gradients)
         return sizes
 
@@ -292,6 +292,24 @@ def train(
         for error, (split, (_, y)) in zip(errors, splits.items(), strict=True)
     }
     return Trained(losses, time.perf_counter() - started)
+
+
+class _Along(torch.autograd.Function):
+    """A scalar whose gradient in `prediction` is `direction`.
+
+    `torch.autograd.grad` takes such a direction as an argument too, and to compare its shape with
+    the prediction's loads SymPy: half a second, before the first panel that trains is drawn.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, direction: Tensor) -> Tensor:
+        ctx.save_for_backward(direction)
+        return prediction.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, one: Tensor) -> tuple[Tensor, None]:
+        (direction,) = ctx.saved_tensors
+        return direction, None
 
 
 class Adam:

@@ -8,7 +8,7 @@ from torch.nn.functional import mse_loss
 
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Adapter, Method
+from missviz.adapters.base import Adapter, Method, checked_method
 from missviz.adapters.training import after_step, penalty, rate_multipliers
 from missviz.experiments.ensemble import Adam
 from missviz.experiments.no_free_lunch import calibration, make_task
@@ -41,8 +41,7 @@ def adapter_snapshots(
 
     Raises TypeError or ValueError, naming the argument.
     """
-    if not isinstance(method, Method):
-        raise TypeError(f"method={method!r} is not a missviz method; try missviz.MiSS(rank=4)")
+    checked_method("method", method)
     wanted = list(steps)
     if not wanted or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in wanted):
         raise ValueError(f"steps={steps!r} is not a list of whole numbers from 0 on")

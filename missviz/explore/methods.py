@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from missviz.adapters.base import Adapter, Method, the_method
+from missviz.adapters.base import Adapter, Method, checked_method
 from missviz.explore.panel import code_of
 from missviz.explore.weights import Name
 from missviz.testing import bound
@@ -82,7 +82,7 @@ def listed(method: Any) -> tuple[Choice, ...]:
         raise ValueError("method is an empty list; give at least one method, or leave it out")
     for one in given:
         if not isinstance(one, str):
-            the_method("method", one)
+            checked_method("method", one)
     names = [str(one) for one in given]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"method has {', '.join(twice)} more than once; names key the picture")

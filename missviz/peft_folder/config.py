@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 import re
 from typing import Any
@@ -42,19 +43,17 @@ class Config:
         return value
 
     @functools.cache  # noqa: B019 (a config lives as long as its folder's adapter)
-    def patterns(self, key: str) -> list[tuple[re.Pattern[str], float]]:
-        """rank_pattern or alpha_pattern: what matches a module's name, and the number there."""
+    def patterns(self, key: str) -> "Patterns":
+        """rank_pattern or alpha_pattern."""
         value = self.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, dict) or len(value) > 4096:
-            raise ValueError(f"{CONFIG}: {key}={shown(value)} is no object of at most 4096 names")
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f"{CONFIG}: {key}={shown(value)} is no object of names")
         check = _whole if key == "rank_pattern" else _number
-        return [(_compiled(key, pattern), check(key, own)) for pattern, own in value.items()]
+        return Patterns(key, {name: check(key, own) for name, own in (value or {}).items()})
 
     def _found(self, key: str, module: str) -> float | None:
         """The number of the first pattern that matches, as PEFT takes it; None without one."""
-        return next((own for pattern, own in self.patterns(key) if pattern.match(module)), None)
+        return self.patterns(key).find(module)
 
     def rank_of(self, module: str) -> float:
         found = self._found("rank_pattern", module)
@@ -79,7 +78,82 @@ def _number(key: str, value: Any) -> float:
     raise ValueError(f"{CONFIG}: {key}={shown(value)} is not a finite number")
 
 
-_SIMPLE = re.compile(r"\^?((\\[^a-zA-Z0-9]|\\[dwDW]|\[\^?(\w-\w|\w)+\]|[\w\-. /])[*+?]?)+\$?")
+MOST_PATTERNS = 4096
+"""Each of them may be tried on every module; names, which are looked up, count only where they
+differ in length or in where they have dots."""
+
+_PART = r"\\[^a-zA-Z0-9]|[\w\-. /]"
+_SIMPLE = re.compile(rf"\^?(({_PART}|\\[dwDW]|\[\^?(\w-\w|\w)+\])[*+?]?)+\$?")
+_NAME = re.compile(rf"\^?({_PART})+\$?")
+_HOLE = "\0"
+"""Stands in a name for any character, as its dots do; no module's name has it."""
+
+
+class Patterns:
+    """Names and regular expressions with a number each, first come first served, as PEFT matches
+    them: `(.*\\.)?(pattern)$`.
+
+    Names, which a folder may have by the thousand, are looked up. As a regular expression
+    "layers.1" is the name of "layers_1" too, so they are kept by length and by where their dots
+    are: what is asked is then a word with holes.
+    """
+
+    def __init__(self, key: str, numbers: dict[str, float]) -> None:
+        self._names: dict[int, dict[Layout, dict[str, tuple[int, float]]]] = {}
+        self._others: list[tuple[int, re.Pattern[str], float]] = []
+        kinds = 0
+        for order, (pattern, number) in enumerate(numbers.items()):
+            if (parts := _parts(pattern)) is None:
+                self._others.append((order, _compiled(key, pattern), number))
+                kinds += 1
+            else:
+                layout, text = parts
+                alike = self._names.setdefault(len(text), {})
+                kinds += layout not in alike
+                alike.setdefault(layout, {}).setdefault(text, (order, number))
+            if kinds > MOST_PATTERNS:
+                raise ValueError(f"{CONFIG}: {key} has more than {MOST_PATTERNS} patterns")
+
+    def find(self, module: str) -> float | None:
+        """The number of the first pattern that matches `module`; None where none does."""
+        first: tuple[int, float] | None = None
+        start = 0
+        while True:
+            end = module[start:]
+            for (whole, holes), names in self._names.get(len(end), {}).items():
+                known = None if whole and start else names.get(_with_holes(end, holes))
+                if known and (first is None or known < first):
+                    first = known
+            start = module.find(".", start) + 1
+            if not start:
+                break
+        for order, pattern, number in self._others:
+            if first is not None and first[0] < order:
+                break
+            if pattern.match(module):
+                return number
+        return None if first is None else first[1]
+
+
+Layout = tuple[bool, tuple[int, ...]]
+"""Whether a name is the whole one (`^`), and the places of its dots."""
+
+
+def _parts(pattern: str) -> tuple[Layout, str] | None:
+    """Layout and text of a pattern that is a name, its dots as holes; None where it is none."""
+    if len(pattern) > 256 or not _NAME.fullmatch(pattern):
+        return None
+    inner = pattern.removeprefix("^")
+    if inner.endswith("$") and not inner.endswith("\\$"):
+        inner = inner[:-1]
+    text = re.sub(r"\\(.)|\.", lambda found: found[1] or _HOLE, inner)
+    holes = tuple(place for place, letter in enumerate(text) if letter == _HOLE)
+    return (pattern.startswith("^"), holes), text
+
+
+def _with_holes(text: str, holes: tuple[int, ...]) -> str:
+    edges = (-1, *holes, len(text))
+    return _HOLE.join(text[a + 1 : b] for a, b in itertools.pairwise(edges))
 
 
 def _compiled(key: str, pattern: str) -> re.Pattern[str]:

@@ -1,15 +1,14 @@
 """`read_peft`: which method a folder is of, and which tensors belong to which layer."""
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from missviz.adapters.validation import not_finite
 from missviz.machine import one_thread
 from missviz.peft_folder import updates as kinds
 from missviz.peft_folder.config import BASE, CONFIG, PREFIX, TENSORS, Config
@@ -244,14 +243,7 @@ def _tensor_warnings(file: TensorFile, rest: list[str]) -> Iterator[str]:
             f"(biases, embeddings, modules_to_save), such as {shown(extra[0])}"
         )
     for name in [name for name in file.shapes if name not in skipped]:
-        bad = _not_finite(file.read(name))
+        with one_thread():
+            bad = not_finite(file.read(name))
         if bad:
             yield f"{shown(name)} has {bad} values that are NaN or infinite"
-
-
-@one_thread()
-def _not_finite(tensor: Tensor) -> int:
-    # One NaN or infinity spoils the sum, which is read much faster than each is asked.
-    if math.isfinite(float(tensor.sum(dtype=torch.float64))):
-        return 0
-    return int((~torch.isfinite(tensor)).sum())

@@ -1,11 +1,14 @@
 """Files of others, read without trusting them: JSON objects and safetensors, W₀ among them.
 
 Nothing here runs what a file says. safetensors compares its header (100 MB at most) with the size
-of the file before anything is allocated; a tensor is read when it is asked for. Whatever is wrong
-with a file is a ValueError in one sentence, or a FileNotFoundError where it is missing.
+of the file before anything is allocated; a tensor is read when it is asked for, from the place that
+the header names, so that a file of many tensors has its header read once. Whatever is wrong with a
+file is a ValueError in one sentence, or a FileNotFoundError where it is missing.
 """
 
+import functools
 import json
+import math
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -90,23 +93,38 @@ class TensorFile:
         self.path = existing_file(path)
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, str] = {}
-        with self._open() as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                part = file.get_slice(name)
-                self.shapes[name] = tuple(part.get_shape())
-                self.dtypes[name] = str(part.get_dtype())
+        self._read_header()
+
+    def _read_header(self) -> None:
+        from safetensors import safe_open
+
+        with self._one_sentence():
+            self._seen = self._stamp()
+            with safe_open(self.path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    part = file.get_slice(name)
+                    self.shapes[name] = tuple(part.get_shape())
+                    self.dtypes[name] = str(part.get_dtype())
+            # safetensors has found the header sound; it does not say where a tensor begins.
+            with self.path.open("rb") as raw:
+                length = int.from_bytes(raw.read(8), "little")
+                header = json.loads(raw.read(length))
+        self._places = {name: (8 + length, *header[name]["data_offsets"]) for name in self.shapes}
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
-        from safetensors import SafetensorError, safe_open
+    def _one_sentence(self) -> Iterator[None]:
+        from safetensors import SafetensorError
 
         try:
-            with safe_open(self.path, framework="pt") as file:
-                yield file
+            yield
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"{self.path.name} is not a safetensors file ({_first_line(error)})"
             ) from None
+
+    def _stamp(self) -> tuple[int, int]:
+        status = self.path.stat()
+        return status.st_size, status.st_mtime_ns
 
     def check(self, name: str) -> Shape:
         """The shape of a tensor; ValueError unless its dtype and size are usable."""
@@ -123,12 +141,30 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         """One tensor, as stored; ValueError where the file has changed since it was opened."""
-        wanted = self.check(name)
-        with self._open() as file:
-            tensor: Tensor = file.get_tensor(name)
-        if tuple(tensor.shape) != wanted:
-            raise ValueError(f"{self.path.name} has changed since it was opened")
-        return tensor
+        shape, dtype = self.check(name), DTYPES[self.dtypes[name]]
+        data = bytearray(math.prod(shape) * dtype.itemsize)
+        with self._one_sentence():
+            if self._stamp() != self._seen:
+                self._check_unchanged(name)
+            data_start, start, stop = self._places[name]
+            with self.path.open("rb") as raw:
+                raw.seek(data_start + start)
+                found = raw.readinto(data)
+        if not stop - start == len(data) == found:
+            raise self._changed()
+        # An empty buffer is none to torch.
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return flat.reshape(shape)
+
+    def _check_unchanged(self, name: str) -> None:
+        """Go by the header of a file that was written anew, if it keeps this tensor alike."""
+        new = TensorFile(self.path)
+        if (new.shapes.get(name), new.dtypes.get(name)) != (self.shapes[name], self.dtypes[name]):
+            raise self._changed()
+        self._seen, self._places = new._seen, new._places
+
+    def _changed(self) -> ValueError:
+        return ValueError(f"{self.path.name} has changed since it was opened")
 
 
 class Weights:
@@ -226,11 +262,19 @@ class Weights:
         own = f"{module}.weight"
         found = own if own in self.places else own.partition(".")[2]
         if found not in self.places:
-            longer = [name for name in self.places if name.partition(".")[2] == own]
+            longer = self._without_body.get(own, [])
             found = longer[0] if len(longer) == 1 else ""
         if not found:
             raise ValueError(f"base: there is no tensor {shown(own)}")
         return found
+
+    @functools.cached_property
+    def _without_body(self) -> dict[str, list[str]]:
+        """The names that a name without its first word may stand for."""
+        longer: dict[str, list[str]] = {}
+        for name in self.places:
+            longer.setdefault(name.partition(".")[2], []).append(name)
+        return longer
 
 
 def is_plain(name: str) -> bool:

@@ -1,5 +1,6 @@
 """One layer of a PEFT folder as an `Update`: a class for each of PEFT's formulas."""
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from missviz.adapters.base import Adapter, Update, linear_with
 from missviz.adapters.bat import Bat
+from missviz.adapters.loha import hadamard_factors
 from missviz.adapters.miss import MiSS
 from missviz.adapters.olora import OLoRA
 from missviz.adapters.pissa import PiSSA
+from missviz.adapters.shards import copies_of
 from missviz.peft_folder.config import BASE, CONFIG, Config
 from missviz.peft_folder.untrusted import TensorFile, Weights, promoted, shown
 
@@ -26,6 +29,7 @@ class Folder:
     base: Weights | None
     modules: list[str] = field(default_factory=list)
 
+    @functools.cached_property
     def pool(self) -> tuple[Tensor, Tensor]:
         """VeRA's A (r × k_max) and B (d_max × r); drawn as PEFT draws them where not kept."""
         if self.keeps_pool:
@@ -231,6 +235,10 @@ class LoHaUpdate(PeftUpdate):
         self.rank, self.shape = rank, (w1a[0], w1b[1])
         self.scaling = config.alpha_of(self.module, "alpha") / rank
 
+    def factors(self) -> tuple[Float[Tensor, "out r2"], Float[Tensor, "r2 in_"]] | None:
+        thin = hadamard_factors(*self._read(*self.suffixes))
+        return None if thin is None else (self.scaling * thin[0], thin[1])
+
     def delta(self) -> Float[Tensor, "out in_"]:
         w1a, w1b, w2a, w2b = self._read(*self.suffixes)
         return self.scaling * (w1a @ w1b) * (w2a @ w2b)
@@ -270,7 +278,7 @@ class VeRAUpdate(PeftUpdate):
 
     def factors(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
         out_features, in_features = self._known_shape()
-        b, d, A, B = promoted(*self._read(*self.suffixes), *self._folder.pool())
+        b, d, A, B = promoted(*self._read(*self.suffixes), *self._folder.pool)
         return b.unsqueeze(1) * B[:out_features], d.unsqueeze(1) * A[:, :in_features]
 
 
@@ -332,9 +340,8 @@ class MiSSUpdate(_Shared):
         return adapter
 
     def factors(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
-        thin = self._adapter().factors()
-        assert thin is not None
-        return thin[0].detach(), thin[1].detach()
+        (block,) = self._read(self._block)
+        return copies_of(block.mT, *self._known_shape(), "tiled")
 
 
 class BatUpdate(_Shared):

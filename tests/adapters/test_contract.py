@@ -251,7 +251,7 @@ def test_checker_finds_a_false_stackable() -> None:
 
 
 def test_checker_refuses_other_things() -> None:
-    with pytest.raises(TypeError, match="is not a missviz"):
+    with pytest.raises(TypeError, match="is not a missviz method"):
         check_method(nn.Linear(2, 2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing would be checked"):
         check_method(mv.MiSS(2), shapes=[])

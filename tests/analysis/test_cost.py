@@ -70,7 +70,7 @@ def test_against_the_paper() -> None:
     ("arguments", "error", "message"),
     [
         ((mv.MiSS(4),), TypeError, "is not a list of methods"),
-        (([4],), TypeError, "methods has 4, which is no missviz method"),
+        (([4],), TypeError, "one of methods=4 is not a missviz method"),
         (([mv.MiSS(4)], 0), ValueError, "out_features=0 is not positive"),
         (([mv.MiSS(4)], 8, 8, 2.5), TypeError, "tokens=2.5 is not an integer"),
         (([mv.MiSS(4)], 8, 8, 2, torch.int8), TypeError, "not a floating-point dtype"),

@@ -20,9 +20,9 @@ def test_help_says_what_each_part_measures() -> None:
 
 def test_spectra_and_init_write_their_results(tmp_path: Path, monkeypatch) -> None:
     compare_spectra, compare_init = spectra.compare, init.compare
-    monkeypatch.setattr(
-        spectra, "compare", lambda **said: compare_spectra(**said, sizes=((70, 80),), layers=1)
-    )
+    monkeypatch.setattr(spectra, "LLAMA_7B", {"q": (70, 80)})
+    few = {"sizes": ((70, 80),), "layers": 1, "methods": ()}
+    monkeypatch.setattr(spectra, "compare", lambda **said: compare_spectra(**said, **few))
     monkeypatch.setattr(init, "compare", lambda **said: compare_init(**said, features=128))
     monkeypatch.setattr(init, "cases", lambda: [init.Case(init.MiSS(64), init.miss())])
     for part in ("spectra", "init"):

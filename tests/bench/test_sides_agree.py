@@ -18,7 +18,8 @@ def test_no_free_lunch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) 
         assert row["peer"] == peer
         assert row["largest_loss_difference"] < 1e-5
         assert row["ratio"] == pytest.approx(row["peer_ms_per_run"] / row["missviz_ms_per_run"])
-        assert row["peak_bytes"] == {"missviz": None, "peer": None}
+        assert row["peak_bytes"] == {"missviz": None, "peer": None, "call": None}
+        assert row["call_ms_per_run"] > 0
     assert no_free_lunch.report(result, tmp_path).exists()
     assert "3 runs per method (2 in the loop)" in capsys.readouterr().out
 

@@ -8,7 +8,7 @@ import torch
 import missviz as mv
 from missviz import check
 from missviz.analysis.comparison import random_like
-from missviz.check.adapters import BLIND, LETTERS, MEASURES, TELLING
+from missviz.check.adapters import BLIND, KINDS, LETTERS, MEASURES, SWAPPED, TELLING
 from missviz.testing import random_linear, randomise
 
 KEY = {"W": "noise", "X": "labels", "Y": "scaled", "Z": "task"}
@@ -44,7 +44,11 @@ def test_unanswered(names, evidence) -> None:
     [
         (swapped("task", "scaled"), TELLING, "α is cosmetic"),
         (swapped("task", "labels"), TELLING, "low rank means a task"),
-        (swapped("noise", "labels"), TELLING, None),
+        (swapped("noise", "labels"), TELLING, "no likeness means no training"),
+        (swapped("noise", "task"), TELLING, "size shows training"),
+        (swapped("noise", "scaled"), TELLING, "size shows training"),
+        (swapped("labels", "scaled"), TELLING, "size means a task"),
+        ({**KEY, "W": "labels"}, TELLING, None),
         (KEY, {**TELLING, "scaled": "stable rank"}, "α judged by stable rank"),
         (KEY, {**TELLING, "scaled": "cosine"}, "α judged by direction"),
         (KEY, {**TELLING, "labels": "stable rank"}, "low rank means a task"),
@@ -57,6 +61,14 @@ def test_wrong_ideas_are_named(names, evidence, misconception) -> None:
     feedback = check.anonymous_adapters(names, evidence, KEY)
     assert feedback.right is False
     assert feedback.misconception == misconception
+
+
+def test_every_pair_of_folders_taken_for_each_other_gets_a_hint() -> None:
+    pairs = list(itertools.combinations(KINDS, 2))
+    assert set(SWAPPED) == {frozenset(pair) for pair in pairs}
+    said = {check.anonymous_adapters(swapped(*pair), TELLING, KEY).message for pair in pairs}
+    assert len(said) == len(pairs)
+    assert all(message.startswith("Two are the other way round, ") for message in said)
 
 
 def test_every_wrong_evidence_has_an_answer() -> None:

@@ -21,6 +21,13 @@ RIGHT_COSINES = {
 }
 WRONG_COSINES = {
     "σ²b²": [lambda sigma, b: 1 / (1 + (sigma * b) ** 2), 1 / 257, 0.0039],
+    "σb": [lambda sigma, b: 1 / (1 + sigma * b), 1 / 17, 0.0588],
+    "ignores σ and b": [
+        lambda sigma, b: 0.2,  # right where a number may be given, and nowhere else
+        lambda sigma, b: "0.2",
+        lambda sigma, b: 0.5,
+        lambda sigma, b: math.inf,
+    ],
     "σ√b": [lambda sigma, b: 1 / (1 + sigma * b**0.5), 1 / 3, 0.33],
     "σ²b alone": [lambda sigma, b: sigma**2 * b, 4],
     "the own part": [lambda sigma, b: sigma**2 * b / (1 + sigma**2 * b), 0.8],
@@ -48,6 +55,13 @@ def test_mean_cosine_wrong(key: str, answer) -> None:
     assert feedback.misconception == key
 
 
+def test_a_constant_is_told_that_it_is_one() -> None:
+    right_there = check.mean_cosine(lambda sigma, b: 0.2).message
+    assert "Right there, and only there: your function returns 0.2 for every σ and b" in right_there
+    assert "No: your function returns 0.5" in check.mean_cosine(lambda sigma, b: 0.5).message
+    assert "σ counts twice" in check.mean_cosine(lambda sigma, b: 1 / (1 + sigma * b)).message
+
+
 def test_what_a_random_layer_measures_is_the_law() -> None:
     sigma, b = ASKED
     assert _measured() == pytest.approx(1 / (1 + sigma**2 * b), abs=0.005)
@@ -69,9 +83,6 @@ def test_mean_cosine_unanswered(answer) -> None:
         {},
         lambda sigma, b: sigma / 0,
         lambda sigma: 1,
-        lambda sigma, b: "0.2",
-        lambda sigma, b: 0.2,  # right where a number may be given, and nowhere else
-        lambda sigma, b: math.inf,
         lambda sigma, b: np.zeros(2),
     ],
 )
@@ -145,5 +156,5 @@ def test_bat_is_linear_never_raises(answer) -> None:
 
 
 def test_every_listed_mistake_is_tested() -> None:
-    assert set(WRONG_COSINES) == set(COSINE_MISTAKES)
+    assert set(WRONG_COSINES) - {"ignores σ and b"} == set(COSINE_MISTAKES)
     assert set(WRONG_BLOCKS) - {"f(0) ≠ 0", "not linear"} == set(BLOCK_MISTAKES)

@@ -25,6 +25,13 @@ TOKENS_WRONG = {
     "the efficient form is free of r": [lambda d, k, r: r * d * k / (d + k)],
     "the additions counted": [lambda d, k, r: (d * k * r + d * k) / (d * r + k * r)],
     "MiSS for LoRA": [lambda d, k, r: d * k / (k + d * r)],
+    "rounded": [lambda d, k, r: round(d * k / (d + k))],
+    "rounded down": [lambda d, k, r: d * k // (d + k)],
+    "rounded up": [lambda d, k, r: -(-d * k // (d + k))],
+    "the next whole token": [lambda d, k, r: d * k // (d + k) + 1],
+    "square layers only": [lambda d, k, r: k / 2],
+    "square layers only, by d": [lambda d, k, r: d / 2],
+    "the rank that is possible": [lambda d, k, r: min(d, k)],
     "W₀ x counted on one side": [lambda d, k, r: d * k / (d + k - d * k / r)],
 }
 

@@ -65,6 +65,7 @@ def test_the_right_gain_gives_the_gradient_of_full_fine_tuning() -> None:
 WRONG_GAINS = {
     "c inverted": lambda r, k: math.sqrt(r / (3 * k)),
     "3 forgotten": lambda r, k: math.sqrt(k / r),
+    "r forgotten": lambda r, k: math.sqrt(3 * k),
     "not the root": lambda r, k: 3 * k / r,
 }
 WRONG_SGD = {
@@ -104,6 +105,17 @@ def test_wrong_rates(key: str, answer, optimiser: str) -> None:
 def test_a_trained(exact_for: str) -> None:
     feedback = check.gain_and_rate(gain, rates, exact_for)
     assert (feedback.right, feedback.misconception) == (False, "A trained")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda c, rate: rate / c, lambda c, rate: 1, lambda c, rate: torch.tensor(rate / c)],
+)
+def test_one_rate_instead_of_two_is_told_so(answer) -> None:
+    feedback = check.gain_and_rate(gain, answer, "A frozen")
+    assert feedback.right is False
+    assert "`my_rates` returned one number" in feedback.message
+    assert "It must return two rates" in feedback.message
 
 
 def test_every_listed_mistake_is_tested() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from missviz import check
+from missviz.check.no_free_lunch import _too_close
 
 
 def blocks(W0, generator):
@@ -41,6 +42,16 @@ def test_task_wrong(key: str, answer, rates) -> None:
     feedback = check.task_won_by_block_miss(answer, rates)
     assert feedback.right is False
     assert feedback.misconception == key
+
+
+def test_undecided_says_who_can_reach_less() -> None:
+    shares = {"LoRA r=2": 0.25, "MiSS r=4": 0.31, "MiSS block r=4": 0.28}
+    less = _too_close(["LoRA r=2"], shares)
+    assert "LoRA r=2 can reach less of M, 25.0% against 28.0%" in less
+    assert "cannot be beaten" not in less
+    more = _too_close(["MiSS r=4"], shares)
+    assert "MiSS r=4 can reach as much of M, or more, and cannot be beaten clearly" in more
+    assert "undecided, not equal" in more
 
 
 @pytest.mark.parametrize("answer", [None, ..., lambda W0, generator: ...])

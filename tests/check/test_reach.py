@@ -35,12 +35,19 @@ RIGHT = {
     "lists": torch.outer(u, SIGNS.double()).tolist(),
     "trained": torch.nn.Parameter(torch.outer(u, hidden(v))),
     "integers": torch.outer(torch.arange(64), SIGNS.long()),
-    "small": torch.outer(u[:5], torch.tensor([1.0, 0, 0, 2, -1, 0, 0, -2]).double()),
     "sparse": torch.outer(u, PAIR.double()).to_sparse(),
-    "wide": torch.outer(u, hidden(v).repeat(3)),
     "tiny numbers": 1e-200 * torch.outer(u, SIGNS.double()),
 }
 WRONG = {
+    "another size": [
+        torch.outer(u[:24], SIGNS.double()[:24]),
+        torch.outer(u[:5], torch.tensor([1.0, 0, 0, 2, -1, 0, 0, -2]).double()),
+        torch.outer(u, hidden(v).repeat(3)),
+    ],
+    "one column": [
+        torch.outer(u, torch.eye(64)[0].double()),
+        -torch.eye(64)[:, :1] @ torch.eye(64)[9:10],
+    ],
     "random": [torch.outer(u, v), torch.outer(random(20), random(32)), random(64, 1) @ v[None]],
     "zero matrix": [torch.zeros(64, 64), np.zeros((8, 16))],
     "higher rank": [
@@ -86,6 +93,14 @@ def test_every_misconception_of_the_check_is_tested() -> None:
     source = inspect.getsource(reach)
     for key in WRONG:
         assert f'"{key}"' in source
+
+
+def test_what_it_says_of_a_single_column_and_of_another_size() -> None:
+    said = check.target_miss_cannot_touch(torch.outer(u, torch.eye(64)[9].double())).message
+    assert "Only column 9 of it is not zero" in said
+    assert "random" not in said
+    said = check.target_miss_cannot_touch(torch.outer(u[:24], SIGNS.double()[:24])).message
+    assert "M is to be 64 × 64, and yours is 24 × 24" in said
 
 
 def test_higher_rank_that_is_invisible_is_close() -> None:

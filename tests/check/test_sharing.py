@@ -23,6 +23,7 @@ POOL_WRONG = {
     "L forgotten": [lambda e, L, r, pieces, d, k: e * (d + k)],
     "indices counted": [lambda e, L, r, pieces, d, k: e * L * (d + k) + 2 * L * r * pieces],
     "multiplied by l": [lambda e, L, r, pieces, d, k: e * L * pieces * (d + k)],
+    "divided by l": [lambda e, L, r, pieces, d, k: e * L * (d + k) / pieces],
     "d·k instead of d+k": [lambda e, L, r, pieces, d, k: e * L * d * k],
     "one pool of two": [lambda e, L, r, pieces, d, k: e * L * k],
 }
@@ -34,6 +35,7 @@ SHARE_WRONG = {
     "own parts vanish": [lambda share, L: share],
     "1/L at every c": [lambda share, L: share - 1 / L],
     "1/L² kept": [lambda share, L: (share - L**-2) / (1 - L**-2)],
+    "the other way round": [lambda share, L: share + (1 - share) / L],
     "1−c": [lambda share, L: (1 - share) / (1 - 1 / L)],
 }
 EXERCISES = [

@@ -1,8 +1,10 @@
 """Folders made wrong on purpose: one clear error each, nothing executed, memory bounded."""
 
+import collections
 import json
 import os
 import pickle
+import re
 import struct
 import tracemalloc
 import weakref
@@ -10,12 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+import safetensors
 import torch
+from hypothesis import given
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import missviz as mv
+from missviz.peft_folder import config as config_module
+from missviz.peft_folder.config import Patterns
 from missviz.peft_folder.untrusted import TensorFile
 
 PREFIX = "base_model.model.fc."
@@ -119,7 +126,8 @@ FOLDERS: list[tuple[str, Any, Any]] = [
     ("alpha_pattern has '(a+)+'; in a folder of unknown origin", LORA | {"alpha_pattern": {"(a+)+": 1}}, lora()),
     ("alpha_pattern has '.*.*.*c'", LORA | {"alpha_pattern": {".*.*.*c": 1}}, lora()),
     ("alpha_pattern has '[z-a]'", LORA | {"alpha_pattern": {"[z-a]": 1}}, lora()),
-    ("is no object of at most 4096 names", LORA | {"alpha_pattern": {f"a{i}": 1 for i in range(5000)}}, lora()),
+    ("alpha_pattern has more than 4096 patterns", LORA | {"alpha_pattern": {f"a{i}+": 1 for i in range(5000)}}, lora()),
+    ("alpha_pattern has more than 4096 patterns", LORA | {"alpha_pattern": {f"{'.' * (i % 90)}a{'b' * (i // 90)}": 1 for i in range(5000)}}, lora()),
     ("init_weights='batt' is unknown", MISS | {"init_weights": "batt"}, block(2, 4)),
     ("init_weights=[] is unknown", MISS | {"init_weights": []}, block(2, 4)),
     ("fan_in_fan_out=3 is not true or false", LORA | {"fan_in_fan_out": 3}, lora()),
@@ -262,6 +270,79 @@ def test_a_pattern_made_to_match_for_ever(tmp_path: Path) -> None:
     for pattern in (".*a*b", "[a]*[a]*b"):
         write(tmp_path, LORA | {"alpha_pattern": {pattern: 9.0}}, tensors)
         assert mv.read_peft(tmp_path)[name].scaling == 2.0
+
+
+LETTERS = st.sampled_from("ab.-_0")
+WORDS = st.lists(st.text("ab-_0", min_size=1, max_size=2), min_size=1, max_size=4).map(".".join)
+PATTERNS = st.builds(
+    "".join,
+    st.tuples(
+        st.sampled_from(["", "^"]),
+        st.lists(st.one_of(LETTERS, st.sampled_from([r"\.", r"\-", r"\$"])), min_size=1).map(
+            "".join
+        ),
+        st.sampled_from(["", "", "$", ".*", "[ab]", "b?"]),
+    ),
+)
+
+
+@given(st.lists(PATTERNS, max_size=8), WORDS)
+def test_a_name_is_looked_up_as_its_regular_expression_matches(
+    patterns: list[str], module: str
+) -> None:
+    numbers = {pattern: float(place) for place, pattern in enumerate(patterns)}
+    matching = (n for p, n in numbers.items() if re.match(rf"(.*\.)?({p})$", module))
+    assert Patterns("alpha_pattern", numbers).find(module) == next(matching, None)
+
+
+def many(modules: int) -> tuple[dict[str, int], dict[str, Tensor]]:
+    """A pattern for each module of a mixture of experts, by its full name, and their tensors."""
+    names = [f"layers.{i // 8}.experts.{i % 8}.up" for i in range(modules)]
+    tensors = {
+        f"base_model.model.{name}.{key[len(PREFIX) :]}": value.clone()
+        for name in names
+        for key, value in lora().items()
+    }
+    return dict.fromkeys(names, 2), tensors
+
+
+def test_the_work_grows_as_the_number_of_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted, not timed: headers read, and tensors read, by `read_peft` and `inspect_adapter`; and
+    names compared, of which there are as many as modules."""
+    counted = collections.Counter()
+
+    def count(owner: Any, name: str) -> None:
+        plain = getattr(owner, name)
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            counted[name] += 1
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(safetensors, "safe_open")
+    count(TensorFile, "read")
+    count(config_module, "_with_holes")
+    found = []
+    for modules in (24, 48):
+        patterns, tensors = many(modules)
+        write(tmp_path, LORA | {"r": 4, "rank_pattern": patterns, "lora_alpha": 4}, tensors)
+        counted.clear()
+        assert len(mv.inspect_adapter(mv.read_peft(tmp_path))) == modules
+        found.append(dict(counted))
+        assert counted["safe_open"] == 1
+        assert counted["read"] == 4 * modules
+        assert counted["_with_holes"] <= 2 * modules
+    assert found[1]["_with_holes"] <= 2 * found[0]["_with_holes"]
+
+
+def test_names_by_the_thousand_are_no_pattern_too_many(tmp_path: Path) -> None:
+    patterns, tensors = many(4)
+    more = {f"elsewhere.{i}": 3 for i in range(6000)}
+    write(tmp_path, LORA | {"r": 4, "rank_pattern": more | patterns}, tensors)
+    assert {update.rank for update in mv.read_peft(tmp_path).values()} == {2}
 
 
 BASES: list[tuple[str, type[Exception], Callable[[Path], Any]]] = [
