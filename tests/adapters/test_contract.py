@@ -91,6 +91,7 @@ def test_pickle_keeps_method_and_adapter(method: Method) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(adapter))(x), adapter(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", VARIANTS, ids=IDS)
 def test_compiles_without_graph_breaks(method: Method) -> None:
     torch.compiler.reset()

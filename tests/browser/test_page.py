@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 import missviz as mv
+
+pytestmark = pytest.mark.slow
 
 
 def test_page_works_from_a_file_without_network(page, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from missviz.bench.browser import Notebook
 from missviz.explore.gallery import PANELS
 
+pytestmark = pytest.mark.slow
 HIDDEN = "mv.explore.race(reveal=False)"
 
 

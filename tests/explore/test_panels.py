@@ -243,6 +243,7 @@ def test_pages_hold_any_words(tmp_path: Path) -> None:
             panel.to_html(path)
 
 
+@pytest.mark.slow
 def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:
     """nbmake passes over errors inside Output widgets; panels have none, so a cell fails."""
     good = (
