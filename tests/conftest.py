@@ -31,19 +31,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = thinned(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
     for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(missing)
         item.add_marker(pytest.mark.xdist_group(company(item)))
 
 
 def thinned(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Without those marked slow; of a test's cases that differ in `method` one per class."""
-    first: dict[tuple[object, ...], object] = {}
+    """Without those marked slow; of a test's cases that differ in `method` one per class, of those
+    that differ in `dark` the first."""
+    first: dict[tuple[object, ...], tuple[object, ...]] = {}
     kept = []
     for item in items:
         cases = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-        method = cases.pop("method", None)
-        kind = item.nodeid.partition("[")[0], type(method), *map(repr, cases.values())
-        if not item.get_closest_marker("slow") and first.setdefault(kind, method) is method:
+        chosen = cases.pop("method", None), cases.pop("dark", None)
+        kind = item.nodeid.partition("[")[0], type(chosen[0]), *map(repr, cases.values())
+        if not item.get_closest_marker("slow") and first.setdefault(kind, chosen) == chosen:
             kept.append(item)
     return kept
 

@@ -101,6 +101,11 @@ def end_left_over(mark: str) -> None:
             continue  # gone by now, or another user's
 
 
+def undeaf() -> None:
+    """Hear Ctrl-C, and let steps hear it, also where a shell started this with `&`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
     """A line per step, and the sum."""
     lines = [f"{one.step.name:28}{one.seconds:8.1f} s   {one.status}" for one in outcomes]
@@ -158,4 +163,5 @@ def main(tier: str, *arguments: str) -> int:
 
 
 if __name__ == "__main__":
+    undeaf()
     sys.exit(main(*sys.argv[1:]))
