@@ -1,6 +1,7 @@
 """The suite's options. `--quick` keeps one case of each kind; xdist's workers get a core each."""
 
 import os
+from typing import Any
 
 import hypothesis
 import pytest
@@ -26,7 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("quick" if config.getoption("quick") else "missviz")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("quick"):
         kept = thinned(items)
@@ -36,7 +36,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(missing)
-        item.add_marker(pytest.mark.xdist_group(company(item)))
 
 
 def thinned(items: list[pytest.Item]) -> list[pytest.Item]:
@@ -53,9 +52,17 @@ def thinned(items: list[pytest.Item]) -> list[pytest.Item]:
     return kept
 
 
-def company(item: pytest.Item) -> str:
-    """Tests of one company run in one process, in turn: those of a module, whose fixtures they
-    share; where these are a panel or a lesson each, those of that panel or lesson."""
-    cases = item.callspec.params if hasattr(item, "callspec") else {}
-    own = [str(cases[name]) for name in ("panel", "name", "source") if name in cases]
-    return " ".join([item.nodeid.partition("::")[0], *own])
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What xdist sends to one process, in turn: a module, whose tests share fixtures; of those that
+    take each panel or each lesson, what belongs to that panel or lesson."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Companies(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            module, _, test = nodeid.partition("::")
+            if not module.endswith(("test_every_panel.py", "test_lessons.py")):
+                return module
+            return f"{module} {test.partition('[')[2].rstrip(']').partition('-')[0]}"
+
+    return Companies(config, log)

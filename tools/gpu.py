@@ -64,7 +64,7 @@ def report_of(name: str, reports: Path) -> Path:
 
 def steps_for(device: str, small: bool, out: Path, reports: Path) -> list[Step]:
     """Most valuable first. Tests report into `reports`, benchmarks write into `out`."""
-    workers = ["-n", str(min(8, os.cpu_count() or 1)), "--dist=loadgroup"]
+    workers = ["-n", str(min(8, os.cpu_count() or 1))]
     lessons = [f"notebooks/{name}.ipynb" for name in SMALL_LESSONS] if small else ["notebooks"]
     folders = sorted(
         str(path.relative_to(ROOT))
@@ -83,7 +83,7 @@ def steps_for(device: str, small: bool, out: Path, reports: Path) -> list[Step]:
 
     return [
         tests("cuda tests", 120, *workers, "-m", "cuda", "tests"),
-        tests("lessons", 200, *workers[:2], "--nbmake", "--nbmake-timeout=120", *lessons),
+        tests("lessons", 200, *workers, "--nbmake", "--nbmake-timeout=120", *lessons),
         *(
             Step(
                 f"bench {part}",

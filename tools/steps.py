@@ -118,10 +118,6 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
-SPREAD = ("-n2", "--dist=loadgroup")
-"""pytest's options for two cores; tests/conftest.py says which tests stay together."""
-
-
 def lint() -> list[Step]:
     tool = Path(sys.executable).with_name
     return [
@@ -134,13 +130,13 @@ def lint() -> list[Step]:
 
 
 def quick(arguments: Sequence[str]) -> list[Step]:
-    return [*lint(), Step("thinned suite", python("-m", "pytest", "--quick", *SPREAD, *arguments))]
+    return [*lint(), Step("thinned suite", python("-m", "pytest", "--quick", "-n2", *arguments))]
 
 
 def test(arguments: Sequence[str]) -> list[Step]:
     return [
         *lint(),
-        Step("suite", python("-m", "pytest", *SPREAD, "--durations=15", *arguments)),
+        Step("suite", python("-m", "pytest", "-n2", "--durations=15", *arguments)),
         # Once more with every shape annotation checked. (beartype itself draws from random.)
         Step(
             "contract, shapes checked",
