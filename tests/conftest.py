@@ -6,6 +6,7 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+from tiers import thinned
 
 hypothesis.settings.register_profile(
     "missviz", deadline=None, max_examples=60, derandomize=True, print_blob=True
@@ -36,20 +37,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(missing)
-
-
-def thinned(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Without those marked slow; of a test's cases that differ in `method` one per class, of those
-    that differ in `dark` the first."""
-    first: dict[tuple[object, ...], tuple[object, ...]] = {}
-    kept = []
-    for item in items:
-        cases = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-        chosen = cases.pop("method", None), cases.pop("dark", None)
-        kind = item.nodeid.partition("[")[0], type(chosen[0]), *map(repr, cases.values())
-        if not item.get_closest_marker("slow") and first.setdefault(kind, chosen) == chosen:
-            kept.append(item)
-    return kept
 
 
 @pytest.hookimpl(optionalhook=True)
