@@ -32,7 +32,7 @@ from steps import ROOT, Outcome, Step, python, run, table, undeaf
 RESERVE = 8.0
 """Seconds kept back for what a step that was cut off still has to write."""
 
-SMALL_LESSONS = ("00_start_here", "05_no_free_lunch")
+SMALL_LESSONS = ("00_start_here", "04_initial_gradients")
 
 # What differs from the versions in constraints.txt may warn of its own future: no failure here.
 # pytest-benchmark, where it is installed, refuses to be run by xdist.
@@ -71,29 +71,35 @@ def steps_for(device: str, small: bool, out: Path, reports: Path) -> list[Step]:
         for path in (ROOT / "tests").iterdir()
         if any(path.glob("test_*.py")) and path.name not in ("browser", "tools")
     )
-    parts = {"no-free-lunch": 60, "adapters": 60, "spectra": 90, "init": 90}
-    sizes = ["--seeds", "4", "--rounds", "1"] if small else []
+    on_cuda = sorted(
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "pytest.mark.cuda" in path.read_text(encoding="utf-8")
+    )
+    # Seconds and sizes with which all parts fit; by hand one takes the benchmark's own sizes.
+    parts = {
+        "no-free-lunch": (70, ["--seeds", "2" if small else "4", "--rounds", "1"]),
+        "adapters": (40, []),
+        "spectra": (60, ["--rounds", "1"]),
+        "init": (60, ["--rounds", "1"]),
+    }
     if small:
-        parts = {"no-free-lunch": 60}
+        parts = {"no-free-lunch": parts["no-free-lunch"]}
         folders = ["--quick", "tests/adapters", "tests/analysis"]
 
     def tests(name: str, limit: float, *arguments: str) -> Step:
         report = f"--junitxml={report_of(name, reports)}"
         return Step(name, python(*PYTEST, report, f"-ojunit_suite_name={name}", *arguments), limit)
 
+    def bench(part: str, limit: float, sizes: Sequence[str]) -> Step:
+        command = python("-m", "missviz", "bench", part, "--device", device, "--out", str(out))
+        return Step(f"bench {part}", [*command, *sizes], limit)
+
     return [
-        tests("cuda tests", 120, *workers, "-m", "cuda", "tests"),
-        tests("lessons", 200, *workers, "--nbmake", "--nbmake-timeout=120", *lessons),
-        *(
-            Step(
-                f"bench {part}",
-                python("-m", "missviz", "bench", part, "--device", device, "--out", str(out))
-                + sizes,
-                limit,
-            )
-            for part, limit in parts.items()
-        ),
-        tests("rest of the suite", 300, *workers, "-m", "not cuda", *folders),
+        tests("cuda tests", 90, *workers, "-m", "cuda", *on_cuda),
+        tests("lessons", 120, *workers, "--nbmake", "--nbmake-timeout=100", *lessons),
+        *(bench(part, *settings) for part, settings in parts.items()),
+        tests("rest of the suite", 200, *workers, "-m", "not cuda", *folders),
     ]
 
 
