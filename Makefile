@@ -1,21 +1,36 @@
-# Two commands: `make lab` opens the lessons, `make test` runs everything that CI runs.
+# `make lab` opens the lessons; `make quick`, `make test` and `make gpu` check (CONTRIBUTING.md).
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: lab test check lessons stored thumbnails bench
+.PHONY: lab quick test gpu wheels check lessons stored thumbnails bench
 
 lab: $(READY)  ## JupyterLab on the lessons; ARGS go to it: make lab ARGS="--no-browser"
 	$(BIN)/missviz lab $(ARGS)
 
-test: $(READY) check  ## everything that CI runs
-	$(BIN)/python -m pytest $(ARGS)
-	# Once more with every shape annotation checked. (beartype itself draws from random.)
-	$(BIN)/python -m pytest tests/adapters/test_contract.py -q -k "not compiles" \
-		--jaxtyping-packages=missviz.adapters,missviz.analysis,beartype.beartype \
-		-W ignore::hypothesis.errors.HypothesisDeprecationWarning
-	$(BIN)/python -m pytest --nbmake notebooks --nbmake-timeout=300 --durations=10
+quick: $(READY)  ## lint, types, and one case of each kind: at most 90 seconds on two cores
+	$(BIN)/python tools/steps.py quick $(ARGS)
+
+test: $(READY)  ## everything that CI proves: at most 10 minutes on two cores; ARGS go to pytest
+	$(BIN)/python tools/steps.py test $(ARGS)
+
+# On a GPU, in at most 9 minutes. WHEELS=folder: by PYTHON's own torch, where nothing can be fetched.
+DEVICE ?= cuda
+LIMIT  ?= 540
+OUT    ?= benchmarks/results/gpu
+GPU    := tools/gpu.py --device $(DEVICE) --limit $(LIMIT) --out $(OUT) $(if $(SMALL),--small)
+
+ifdef WHEELS
+gpu:
+	$(PYTHON) $(GPU) --wheels $(WHEELS)
+else
+gpu: $(READY)
+	$(BIN)/python $(GPU)
+endif
+
+wheels: $(READY)  ## what `make gpu WHEELS=wheels` needs; ARGS="--have FILE --python 3.12"
+	$(BIN)/python tools/wheels.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

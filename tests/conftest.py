@@ -1,8 +1,55 @@
+"""The suite's options. `--quick` keeps one case of each kind; xdist's workers get a core each."""
+
+import os
+from typing import Any
+
 import hypothesis
+import pytest
 import torch
+from tiers import thinned
 
 hypothesis.settings.register_profile(
     "missviz", deadline=None, max_examples=60, derandomize=True, print_blob=True
 )
-hypothesis.settings.load_profile("missviz")
-torch.set_num_threads(min(2, torch.get_num_threads()))
+hypothesis.settings.register_profile(
+    "quick", hypothesis.settings.get_profile("missviz"), max_examples=5
+)
+CORES = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+torch.set_num_threads(min(CORES, torch.get_num_threads()))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="no slow tests, one case per kind, five examples"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("quick" if config.getoption("quick") else "missviz")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        kept = thinned(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(missing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What xdist sends to one process, in turn: a module, whose tests share fixtures; of those that
+    take each panel or each lesson, what belongs to that panel or lesson."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Companies(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            module, _, test = nodeid.partition("::")
+            if not module.endswith(("test_every_panel.py", "test_lessons.py")):
+                return module
+            return f"{module} {test.partition('[')[2].rstrip(']').partition('-')[0]}"
+
+    return Companies(config, log)

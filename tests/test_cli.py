@@ -22,6 +22,7 @@ from missviz.experiments.arguments import default_methods
 runner = CliRunner()
 
 
+@pytest.mark.slow
 def test_reproduce_writes_tables_and_figures(tmp_path: Path) -> None:
     out = tmp_path / "results"
     options = ["reproduce", "no-free-lunch", "--seeds", "3", "--steps", "5", "--out", str(out)]
@@ -47,6 +48,7 @@ def test_reproduce_writes_tables_and_figures(tmp_path: Path) -> None:
     assert "MiSS r=4" in settings["methods"]
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_what_is_finished_and_goes_on(tmp_path: Path, monkeypatch) -> None:
     module = sys.modules["missviz.experiments.no_free_lunch"]
     run_chunk, done = module.run_chunk, []
@@ -100,6 +102,7 @@ def test_copied_lessons_never_overwrite(tmp_path: Path) -> None:
     assert first.read_text() == "my answers"
 
 
+@pytest.mark.slow
 def test_lab_serves_the_lessons(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -126,6 +129,7 @@ def test_lab_serves_the_lessons(tmp_path: Path) -> None:
     assert re.search(rf"http://\S+:{port}/lab\?token=", output)
 
 
+@pytest.mark.slow
 def test_bench_measures_both_sides(tmp_path: Path) -> None:
     options = ["bench", "no-free-lunch", "--seeds", "2", "--rounds", "1", "--out", str(tmp_path)]
     result = runner.invoke(app, options)

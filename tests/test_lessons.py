@@ -1,15 +1,16 @@
 """Lessons: each .py and its .ipynb say the same, hold no outputs, and keep the rules."""
 
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 from jupytext.compare import compare_notebooks
-from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))
@@ -50,24 +51,55 @@ def test_rules_of_a_lesson(source: Path) -> None:
         assert forbidden not in text
 
 
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """The lesson as nbmake leaves it, run once in a folder of its own, as a reader's copy is."""
+    folder = tmp_path_factory.mktemp("lessons")
+
+    def execute(source: Path) -> Path:
+        lesson = folder / source.with_suffix(".ipynb").name
+        if not lesson.exists():
+            shutil.copyfile(source.with_suffix(".ipynb"), lesson)
+            run = [*("-m", "pytest", "-q", "--nbmake", "--overwrite", "--nbmake-timeout=300")]
+            done = subprocess.run(
+                [sys.executable, *run, str(lesson)],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout
+        return lesson
+
+    return execute
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=IDS)
+def test_runs_from_top_to_bottom(source: Path, executed: Callable[[Path], Path]) -> None:
+    cells = nbformat.read(executed(source), as_version=4).cells
+    counts = [cell.execution_count for cell in cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+
+
 PICTURE = re.compile(r'<img[^>]*src="data:image/png;base64,([^"]+)"', re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=IDS)
-def test_html_shows_every_picture(source: Path, tmp_path: Path) -> None:
+def test_html_shows_every_picture(
+    source: Path, executed: Callable[[Path], Path], tmp_path: Path
+) -> None:
     """Without kernel and network a panel is its picture: packaging/nbconvert.json, which is
     installed with missviz, says so."""
-    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-    NotebookClient(
-        notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}
-    ).execute()
+    lesson = executed(source)
+    notebook = nbformat.read(lesson, as_version=4)
     assert "widgets" in notebook.metadata
-    nbformat.write(notebook, tmp_path / "lesson.ipynb")
-    command = ["-m", "jupyter", "nbconvert", "--to", "html", str(tmp_path / "lesson.ipynb")]
+    command = ["-m", "jupyter", "nbconvert", "--to", "html", str(lesson)]
+    command += ["--output-dir", str(tmp_path)]
     subprocess.run([sys.executable, *command], cwd=tmp_path, check=True)
-    shown = {
-        "".join(found.split()) for found in PICTURE.findall((tmp_path / "lesson.html").read_text())
-    }
+    page = (tmp_path / lesson.with_suffix(".html").name).read_text(encoding="utf-8")
+    shown = {"".join(found.split()) for found in PICTURE.findall(page)}
     made = {
         "".join(output.data["image/png"].split())
         for cell in notebook.cells

@@ -91,6 +91,7 @@ def test_pickle_keeps_method_and_adapter(method: Method) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(adapter))(x), adapter(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", VARIANTS, ids=IDS)
 def test_compiles_without_graph_breaks(method: Method) -> None:
     torch.compiler.reset()
@@ -134,7 +135,7 @@ def test_trains_inside_autocast(method: Method) -> None:
         assert (left - right).norm() <= 0.1 * left.norm()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 @pytest.mark.parametrize("method", VARIANTS, ids=IDS)
 def test_cuda_equals_cpu(method: Method) -> None:
     linear = random_linear(8, 12, torch.float64)

@@ -1,4 +1,4 @@
-"""DoRA and AdaLoRA: identities 17 and 19 of the project's list, and what only these two do."""
+"""DoRA and AdaLoRA: identities, and what only these two do."""
 
 import copy
 import math
@@ -60,7 +60,7 @@ def test_contract_on_random_settings(case: tuple[mv.Method, int, int]) -> None:
 # --- DoRA ---------------------------------------------------------------------------------------
 
 
-def test_17_dora_at_the_start() -> None:
+def test_dora_starts_at_w0_with_gradients_in_m_and_b() -> None:
     adapter = on(mv.DoRA(RANK, alpha=6.0), moved=False)
     W, A = adapter.base.weight, adapter.A.detach()
     assert torch.equal(adapter.m, W.norm(dim=1))
@@ -71,7 +71,7 @@ def test_17_dora_at_the_start() -> None:
     assert close(found["B"], 6.0 / RANK * G @ A.mT)
 
 
-def test_17_dora_later() -> None:
+def test_trained_dora_has_rows_of_length_m_and_full_rank() -> None:
     adapter = on(mv.DoRA(RANK, alpha=6.0))
     assert close(adapter.weight.norm(dim=1), adapter.m.abs())
     assert torch.linalg.matrix_rank(adapter.delta()) == min(OUT, IN)
@@ -196,7 +196,7 @@ def test_norm_gradient_is_filled_in() -> None:
 # --- AdaLoRA ------------------------------------------------------------------------------------
 
 
-def test_19_adalora_at_the_start() -> None:
+def test_adalora_starts_with_a_gradient_in_e_alone() -> None:
     adapter = on(mv.AdaLoRA(RANK, alpha=6.0), moved=False)
     A, B = adapter.A.detach(), adapter.B.detach()
     G, found = gradients(adapter)

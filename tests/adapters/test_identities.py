@@ -1,4 +1,4 @@
-"""Identities of the methods, by their number in the project's list; all in float64.
+"""Identities of the methods, all in float64.
 
 d = out_features, k = in_features, G = ∂L/∂W of a random linear functional of the output.
 """
@@ -34,7 +34,7 @@ def gradients(adapter: mv.Adapter) -> tuple[Tensor, dict[str, Tensor]]:
     return direction.mT @ x, dict(zip(trained, found, strict=True))
 
 
-def test_01_tiled_miss_is_d_times_t() -> None:
+def test_tiled_miss_is_d_times_t() -> None:
     adapter = on(mv.MiSS(RANK))
     T = shard_matrix(IN, RANK, "tiled", adapter.D)
     g = IN // RANK
@@ -47,7 +47,9 @@ def test_01_tiled_miss_is_d_times_t() -> None:
 
 
 @pytest.mark.parametrize(("in_features", "rank"), SHAPES)
-def test_02_any_in_features_by_zero_padding(in_features: int, rank: int) -> None:
+def test_widths_that_rank_does_not_divide_are_padded_with_zeros(
+    in_features: int, rank: int
+) -> None:
     adapter = on(mv.MiSS(rank), OUT, in_features)
     T = shard_matrix(in_features, rank, "tiled", adapter.D)
     counts = torch.tensor(
@@ -66,7 +68,7 @@ def test_02_any_in_features_by_zero_padding(in_features: int, rank: int) -> None
     assert close(adapter(x) - adapter.base(x), S @ adapter.D.mT)
 
 
-def test_03_block_layout_is_a_permutation_of_tiled() -> None:
+def test_block_layout_is_a_permutation_of_tiled() -> None:
     tiled, block = on(mv.MiSS(RANK)), on(mv.MiSS(RANK, layout="block"))
     block.D.data = tiled.D.data.clone()
     g = IN // RANK
@@ -77,7 +79,7 @@ def test_03_block_layout_is_a_permutation_of_tiled() -> None:
     assert not torch.allclose(block(x), tiled(x), atol=0.1)  # not the same function
 
 
-def test_04_rows_are_equation_3() -> None:
+def test_sharing_rows_is_equation_3() -> None:
     adapter = on(mv.MiSS(RANK, share="rows"))
     sizes = [len(part) for part in torch.arange(OUT).tensor_split(RANK)]
     R = torch.block_diag(*[torch.ones(size, 1, **F64) for size in sizes])
@@ -89,21 +91,21 @@ def test_04_rows_are_equation_3() -> None:
     assert close(found["D"], R.mT @ G)
 
 
-def test_05_sharing_rows_is_sharing_columns_of_the_transpose() -> None:
+def test_sharing_rows_is_sharing_columns_of_the_transpose() -> None:
     rows = on(mv.MiSS(5, share="rows"), 20, 24)
     columns = on(mv.MiSS(5, layout="block"), 24, 20)
     columns.D.data = rows.D.data.mT.clone()
     assert torch.equal(rows.delta(), columns.delta().mT)
 
 
-def test_06_gradient_of_d_is_the_sum_of_gradient_shards() -> None:
+def test_gradient_of_d_is_the_sum_of_gradient_shards() -> None:
     adapter = on(mv.MiSS(RANK), moved=False)
     G, found = gradients(adapter)
     assert close(found["D"], G.reshape(OUT, IN // RANK, RANK).sum(dim=1))
     assert close(found["D"], G @ shard_matrix(IN, RANK, "tiled", G).mT)
 
 
-def test_07_gradient_norm_bound() -> None:
+def test_gradient_of_d_is_at_most_root_g_times_the_full_one() -> None:
     T, g = shard_matrix(IN, RANK, "tiled", torch.empty(0, **F64)), IN // RANK
     G = random(OUT, IN)
     norm = torch.linalg.norm
@@ -123,7 +125,7 @@ def test_07_gradient_norm_bound() -> None:
         ("gaussian", math.sqrt(8 / 64)),
     ],
 )
-def test_08_isotropic_gradient_norms(factor: str, ratio: float) -> None:
+def test_each_factor_passes_its_share_of_an_isotropic_gradient(factor: str, ratio: float) -> None:
     F = mv.FixedFactor(8, factor).on(random_linear(4, 64, torch.float64)).F
     G = random(4000, 64)
     measured = torch.linalg.norm(G @ F.mT) / torch.linalg.norm(G)
@@ -131,7 +133,7 @@ def test_08_isotropic_gradient_norms(factor: str, ratio: float) -> None:
     assert measured == pytest.approx(ratio, rel=0.07 if factor == "gaussian" else 0.01)
 
 
-def test_08_correlated_columns_raise_the_norm() -> None:
+def test_correlated_columns_raise_the_gradients_norm() -> None:
     k, r, rho = 64, 8, 0.3
     common, own = random(4000, 1, seed=1), random(4000, k, seed=2)
     G = math.sqrt(rho) * common + math.sqrt(1 - rho) * own
@@ -140,7 +142,7 @@ def test_08_correlated_columns_raise_the_norm() -> None:
     assert measured == pytest.approx(math.sqrt(1 + (k // r - 1) * rho), rel=0.07)
 
 
-def test_09_frozen_fine_tuning_and_the_extreme_ranks() -> None:
+def test_full_rank_has_the_full_gradient_and_rank_one_sums_x() -> None:
     G, found = gradients(on(mv.FrozenFineTuning(), moved=False))
     assert close(found["M"], G)
     G, found = gradients(on(mv.FullFineTuning(), moved=False))
@@ -151,7 +153,7 @@ def test_09_frozen_fine_tuning_and_the_extreme_ranks() -> None:
     assert close(adapter(x) - adapter.base(x), x.sum(dim=-1, keepdim=True) @ adapter.D.mT)
 
 
-def test_10_best_fit_is_a_projection() -> None:
+def test_best_fit_is_a_projection() -> None:
     T, g = shard_matrix(IN, RANK, "tiled", torch.empty(0, **F64)), IN // RANK
     P = T.mT @ T / g
     assert close(P @ P, P)
@@ -165,7 +167,7 @@ def test_10_best_fit_is_a_projection() -> None:
     assert kept == pytest.approx(RANK / IN, rel=0.05)
 
 
-def test_11_null_space_and_block_order() -> None:
+def test_what_sums_to_zero_is_not_seen_nor_is_the_order_of_blocks() -> None:
     adapter, g = on(mv.MiSS(RANK)), IN // RANK
     x = random(3, g, RANK)
     silent = (x - x.mean(dim=1, keepdim=True)).reshape(3, IN)
@@ -177,13 +179,13 @@ def test_11_null_space_and_block_order() -> None:
     )
 
 
-def test_12_shards_of_miss_are_copies() -> None:
+def test_shards_of_miss_are_copies() -> None:
     shards = on(mv.MiSS(RANK)).delta().reshape(OUT, -1, RANK).transpose(0, 1).flatten(1)
     assert close(torch.corrcoef(shards), torch.ones(IN // RANK, IN // RANK, **F64))
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_13_lora_at_its_start(rslora: bool) -> None:
+def test_lora_starts_with_a_gradient_in_b_alone(rslora: bool) -> None:
     alpha, rank = 12.0, 3
     adapter = on(mv.LoRA(rank, alpha, rslora=rslora), moved=False)
     scaling = alpha / (math.sqrt(rank) if rslora else rank)
@@ -194,13 +196,13 @@ def test_13_lora_at_its_start(rslora: bool) -> None:
     assert adapter.A.abs().max() > 0.9 / math.sqrt(IN)
 
 
-def test_13_gaussian_start_has_standard_deviation_one_over_rank() -> None:
+def test_loras_gaussian_start_has_standard_deviation_one_over_rank() -> None:
     A = on(mv.LoRA(16, init="gaussian"), 16, 4000, moved=False).A
     assert A.std().item() == pytest.approx(1 / 16, rel=0.02)
 
 
 @pytest.mark.parametrize("rank", [32, 256, 1024])
-def test_14_square_root_law(rank: int) -> None:
+def test_loras_first_gradient_follows_the_square_root_of_r_over_3k(rank: int) -> None:
     k = 1024
     method = mv.BigLoRA() if rank == 1024 else mv.LoRA(rank)
     A = method.on(random_linear(1024, k, torch.float64)).A.detach()
@@ -210,7 +212,7 @@ def test_14_square_root_law(rank: int) -> None:
 
 
 @pytest.mark.parametrize("niter", [None, 4])
-def test_15_pissa_starts_at_zero_and_reaches_rank_2r(niter: int | None) -> None:
+def test_pissa_starts_at_zero_and_reaches_rank_2r(niter: int | None) -> None:
     rank, alpha = 4, 8.0
     linear = random_linear(OUT, IN, torch.float64)
     adapter = mv.PiSSA(rank, alpha, niter=niter).on(linear)
@@ -231,7 +233,7 @@ def test_15_pissa_starts_at_zero_and_reaches_rank_2r(niter: int | None) -> None:
     assert int((values > 1e-10 * values[0]).sum()) == 2 * rank
 
 
-def test_15_exact_residual_is_the_tail_of_the_svd() -> None:
+def test_pissas_residual_is_the_tail_of_the_svd() -> None:
     linear = random_linear(OUT, IN, torch.float64)
     adapter = mv.PiSSA(4).on(linear)
     U, S, Vh = torch.linalg.svd(linear.weight)
@@ -244,7 +246,7 @@ def blocks(matrix: Tensor, o: int, i: int, b: int) -> Tensor:
 
 
 @pytest.mark.parametrize("variant", ["output", "input", "left"])
-def test_21_bat_block_by_block(variant: str) -> None:
+def test_bat_is_its_definition_block_by_block(variant: str) -> None:
     b = 4
     method = {
         "output": mv.Bat(b),
@@ -273,7 +275,7 @@ def test_21_bat_block_by_block(variant: str) -> None:
 
 
 @pytest.mark.parametrize("method", [mv.Bat(4), mv.Bat(4, index="input"), mv.Bat(4, side="left")])
-def test_22_bat_is_linear_in_d_and_full_rank(method: mv.Bat) -> None:
+def test_bat_is_linear_in_d_and_full_rank(method: mv.Bat) -> None:
     adapter = on(method)
 
     def f(D: Tensor) -> Tensor:
@@ -285,14 +287,14 @@ def test_22_bat_is_linear_in_d_and_full_rank(method: mv.Bat) -> None:
     assert torch.linalg.matrix_rank(f(A)) == OUT
 
 
-def test_22_bat_with_block_size_1_is_already_full_rank() -> None:
+def test_bat_with_block_size_1_is_already_full_rank() -> None:
     adapter = on(mv.Bat(1), 12, 12)
     assert torch.linalg.matrix_rank(adapter.delta()) == 12
     assert adapter.method.num_parameters(12, 12) == 12
 
 
 @pytest.mark.parametrize("method", [mv.Bat(4), mv.Bat(4, side="left")])
-def test_22_bat_on_zero_weights_is_tiled_miss(method: mv.Bat) -> None:
+def test_bat_on_zero_weights_is_tiled_miss(method: mv.Bat) -> None:
     linear = random_linear(OUT, IN, torch.float64)
     linear.weight.data.zero_()
     bat, miss = method.on(linear), mv.MiSS(4).on(linear)
@@ -301,7 +303,7 @@ def test_22_bat_on_zero_weights_is_tiled_miss(method: mv.Bat) -> None:
     assert torch.equal(bat.delta(), miss.delta())
 
 
-def test_23_input_indexed_fast_form_and_matrix_form() -> None:
+def test_bat_by_input_is_its_fast_form_and_its_matrix_form() -> None:
     b = 4
     adapter = on(mv.Bat(b, index="input"))
     W, D = adapter.base.weight, adapter.D
@@ -314,7 +316,7 @@ def test_23_input_indexed_fast_form_and_matrix_form() -> None:
     assert close(adapter(x) - adapter.base(x), Dx @ W.mT + tile)
 
 
-def test_23_the_three_bats_are_different_functions() -> None:
+def test_the_three_bats_are_different_functions() -> None:
     adapters = [
         on(method, 24, 24)
         for method in (mv.Bat(4), mv.Bat(4, index="input"), mv.Bat(4, side="left"))
@@ -330,7 +332,7 @@ def test_23_the_three_bats_are_different_functions() -> None:
             assert not torch.allclose(deltas[one], deltas[other], atol=0.1)
 
 
-def test_24_bat_can_be_undone() -> None:
+def test_bat_can_be_undone() -> None:
     b = 4
     adapter = on(mv.Bat(b))
     merged, D = adapter.weight.detach(), adapter.D.detach()
@@ -340,7 +342,7 @@ def test_24_bat_can_be_undone() -> None:
             assert close(undone, blocks(adapter.base.weight, o, i, b), 1e-10)
 
 
-def test_25_mini() -> None:
+def test_mini_repeats_one_small_matrix_in_rows_and_columns() -> None:
     rank, mini = 6, 4
     adapter = on(mv.MiSS(rank, mini=mini))
     M = adapter.D.mT  # PEFT's orientation, rank × mini
@@ -355,13 +357,13 @@ def test_25_mini() -> None:
     assert close(found["D"].mT, T_k @ G.mT @ T_d.mT)
 
 
-def test_25_mini_of_full_height_is_the_default() -> None:
+def test_mini_of_full_height_is_the_default() -> None:
     mini, default = on(mv.MiSS(RANK, mini=OUT)), on(mv.MiSS(RANK))
     mini.D.data = default.D.data.clone()
     assert torch.equal(mini.delta(), default.delta())
 
 
-def test_25_square_mini_is_mora_type_1() -> None:
+def test_square_mini_is_mora_type_1() -> None:
     """MoRA type 1 (kongds/MoRA): sum the input in r̂-wide groups, M, tile the output."""
     side = 4
     adapter, x = on(mv.MiSS(side, mini=side)), random(3, IN)
@@ -411,7 +413,7 @@ def test_figure_3_expand_is_the_efficient_form_and_torch_expand_raises() -> None
         D.expand(IN // RANK, 1)
 
 
-def test_31_first_adam_step() -> None:
+def test_first_adam_step_moves_every_entry_by_the_rate() -> None:
     adapter = on(mv.MiSS(RANK), moved=False)
     optimiser = torch.optim.Adam(adapter.parameters(), lr=1e-3, eps=0.0)
     (adapter(random(7, IN)) * random(7, OUT, seed=2)).sum().backward()

@@ -1,4 +1,4 @@
-"""LoHa, MoRA and ProLoRA: identities 20, 25 and 28 of the project's list, and cases by hand."""
+"""LoHa, MoRA and ProLoRA: identities, and cases by hand."""
 
 import cmath
 import math
@@ -28,7 +28,7 @@ def rank_of(adapter: mv.Adapter) -> int:
 
 
 @pytest.mark.parametrize("alpha", [None, 12.0])
-def test_20_loha_at_its_start(alpha: float | None) -> None:
+def test_loha_starts_with_a_gradient_in_one_factor_alone(alpha: float | None) -> None:
     adapter = on(mv.LoHa(3, alpha), moved=False)
     s = 1.0 if alpha is None else 4.0
     G, found = gradients(adapter)
@@ -36,7 +36,7 @@ def test_20_loha_at_its_start(alpha: float | None) -> None:
     assert close(found["w2_b"], s * adapter.w2_a.mT @ (G * (adapter.w1_a @ adapter.w1_b)))
 
 
-def test_20_loha_reaches_rank_r_squared_with_two_loras_numbers() -> None:
+def test_loha_reaches_rank_r_squared_with_two_loras_numbers() -> None:
     adapter = on(mv.LoHa(3))
     assert rank_of(adapter) == 9
     assert number_of_parameters(adapter) == 2 * 3 * (OUT + IN)
@@ -157,7 +157,7 @@ def test_mora_ranks() -> None:
 
 
 @pytest.mark.parametrize(("out_features", "in_features"), [(16, 16), (24, 8), (8, 24)])
-def test_25_mora_sum_is_square_mini_where_it_divides(out_features: int, in_features: int) -> None:
+def test_mora_sum_is_square_mini_where_it_divides(out_features: int, in_features: int) -> None:
     mora = on(mv.MoRA(2, "sum"), out_features, in_features)
     mini = on(mv.MiSS(8, mini=8), out_features, in_features)
     mini.D.data = mora.M.data.clone()
@@ -166,7 +166,7 @@ def test_25_mora_sum_is_square_mini_where_it_divides(out_features: int, in_featu
     assert close(mora(x), mini(x))
 
 
-def test_25_mora_sum_is_not_mini_where_it_does_not_divide_in_features() -> None:
+def test_mora_sum_is_not_mini_where_it_does_not_divide_in_features() -> None:
     """r̂ = 9 on k = 22: MoRA goes on with x_0 … x_4, MiSS with zeros."""
     mora, mini = on(mv.MoRA(2, "sum"), 18, 22), on(mv.MiSS(9, mini=9), 18, 22)
     mini.D.data = mora.M.data.clone()
@@ -210,7 +210,7 @@ def test_prolora_is_its_definition(d: int, k: int, data: st.DataObject) -> None:
     assert close(adapter.delta(), 5.0 / rank * B @ A)
 
 
-def test_28_prolora_without_sharing_is_lora() -> None:
+def test_prolora_without_sharing_is_lora() -> None:
     linear = random_linear(OUT, IN, torch.float64)
     for method in (mv.ProLoRA(4, 8.0, 0, 1, 1), mv.ProLoRA(4, 8.0, 4)):
         part = "unshared" if method.unshared else "shared"
@@ -223,13 +223,13 @@ def test_28_prolora_without_sharing_is_lora() -> None:
         assert torch.equal(prolora.delta(), lora.delta())
 
 
-def test_28_a_single_shared_rank_cannot_rotate() -> None:
+def test_a_single_shared_rank_cannot_rotate() -> None:
     rolled, plain = on(mv.ProLoRA(2, unshared=1)), on(mv.ProLoRA(2, unshared=1, stride=0))
     plain.load_state_dict(rolled.state_dict())
     assert torch.equal(rolled.delta(), plain.delta())
 
 
-def test_28_without_rotation_the_chunks_are_copies() -> None:
+def test_without_rotation_the_chunks_are_copies() -> None:
     plain, rolled = on(mv.ProLoRA(4, stride=0)), on(mv.ProLoRA(4))
     rolled.load_state_dict(plain.state_dict())
     for adapter, copies in ((plain, True), (rolled, False)):
@@ -240,7 +240,7 @@ def test_28_without_rotation_the_chunks_are_copies() -> None:
         assert torch.allclose(upper, lower, atol=0.1) == copies
 
 
-def test_28_prolora_counts() -> None:
+def test_prolora_counts_by_hand() -> None:
     assert mv.ProLoRA(2, unshared=1).num_parameters(64, 64) == 192
     assert mv.ProLoRA(5, None, 2, 3, 4).num_parameters(20, 24) == 2 * 44 + 3 * (8 + 5)
 

@@ -1,4 +1,4 @@
-"""S2FT and DiSHA: identities 25 and 27 of the project's list, and cases by hand."""
+"""S2FT and DiSHA: identities, and cases by hand."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_s2ft_by_hand() -> None:
 
 
 @pytest.mark.parametrize("order", ["random", "given"])
-def test_27_gradient_is_the_selected_part_of_the_full_one(order: str) -> None:
+def test_s2fts_gradient_is_the_selected_part_of_the_full_one(order: str) -> None:
     columns = on(mv.S2FT(5, "columns", order), moved=False)
     G, found = gradients(columns)
     assert found["M"].shape == (OUT, 5)
@@ -87,7 +87,7 @@ def test_rows_are_columns_of_the_transpose() -> None:
     assert torch.equal(rows.delta(), columns.delta().mT)
 
 
-def test_08_share_of_an_isotropic_gradient() -> None:
+def test_s2ft_sees_its_share_of_an_isotropic_gradient() -> None:
     adapter = on(mv.S2FT(8), 4, 64)
     G = random(4000, 64)
     measured = torch.linalg.norm(G[:, adapter.idx]) / torch.linalg.norm(G)
@@ -134,7 +134,7 @@ def test_disha_is_plain_repetition(rows: int, columns: int, up: int, along: int)
     ],
     ids=str,
 )
-def test_25_miss_is_a_disha(disha: mv.DiSHA, other: mv.MiSS) -> None:
+def test_miss_is_a_disha(disha: mv.DiSHA, other: mv.MiSS) -> None:
     left, right = on(disha), on(other)
     assert disha.num_parameters(OUT, IN) == other.num_parameters(OUT, IN)
     assert disha.rank_bound(OUT, IN) == other.rank_bound(OUT, IN)
@@ -149,7 +149,7 @@ def test_disha_as_large_as_w_is_frozen_fine_tuning() -> None:
     assert close(found["D"], G)
 
 
-def test_25_gradient_sums_over_the_copies() -> None:
+def test_dishas_gradient_sums_over_the_copies() -> None:
     G, found = gradients(on(mv.DiSHA(4, 6), moved=False))
     wanted = shard_matrix(OUT, 4, "tiled", G) @ G @ shard_matrix(IN, 6, "tiled", G).mT
     assert close(found["D"], wanted)

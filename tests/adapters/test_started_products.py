@@ -1,4 +1,4 @@
-"""OLoRA and LoRA-GA: identities 15 and 16, the starts by hand, and what else takes them."""
+"""OLoRA and LoRA-GA: identities, the starts by hand, and what else takes them."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ STARTED = [
 
 
 @pytest.mark.parametrize("method", STARTED, ids=str)
-def test_15_16_starts_at_w0_and_a_step_has_rank_2r(method: mv.Method) -> None:
+def test_starts_at_w0_and_a_step_has_rank_2r(method: mv.Method) -> None:
     linear = random_linear(OUT, IN, torch.float64)
     x, y = random(9, IN), random(9, OUT, seed=3)
 
@@ -71,7 +71,7 @@ def test_olora_starts_at_the_projection_on_the_first_columns(alpha: float | None
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("scale", SCALES)
-def test_16_lora_ga_takes_its_start_from_the_gradient(direction: str, scale: str) -> None:
+def test_lora_ga_takes_its_start_from_the_gradient(direction: str, scale: str) -> None:
     rank, alpha, gamma = 3, 6.0, 25.0
     linear, G = random_linear(OUT, IN, torch.float64), random(OUT, IN, seed=5)
     method = mv.LoRAGA(rank, alpha, direction=direction, scale=scale, gamma=gamma)

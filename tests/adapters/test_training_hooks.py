@@ -311,7 +311,7 @@ def test_snapshots_follow_the_rates_too() -> None:
 
 
 @pytest.mark.parametrize("alpha", [None, 12.0])
-def test_26_lora_fa_can_follow_the_gradients_projection(alpha: float | None) -> None:
+def test_lora_fa_can_follow_the_gradients_projection(alpha: float | None) -> None:
     """With ĝ_B = g_B (A Aᵀ)⁻¹ / s², the update s ĝ_B A is G projected on the rows of A."""
     method = mv.LoRA(3, alpha, freeze_a=True)
     linear, x, direction = random_linear(20, 24, torch.float64), random(7, 24), random(7, 20)

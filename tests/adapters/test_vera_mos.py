@@ -57,7 +57,7 @@ sharing = pytest.mark.parametrize("method", SHARING, ids=str)
 # --- VeRA ---------------------------------------------------------------------------------------
 
 
-def test_18_vera_at_its_start() -> None:
+def test_vera_starts_with_a_gradient_in_b_alone() -> None:
     adapter = mv.VeRA(30).on(random_linear(20, 24, torch.float64))
     assert torch.equal(adapter.v, torch.full((30,), 0.1, **F64))
     x, direction = random(7, 24, seed=1), random(7, 20, seed=2)
@@ -144,7 +144,7 @@ def test_scaling_is_alpha_over_the_rank_of_the_layer() -> None:
 
 
 @pytest.mark.parametrize("dissociate", [True, False])
-def test_29_gather_is_the_chunk_transform(dissociate: bool) -> None:
+def test_gathering_shards_is_the_chunk_transform(dissociate: bool) -> None:
     """Chunk i of every vector stands together, then chunks side by side; and shard by shard."""
     method = mv.MoS(4, 2, shards_per_vector=4, private=1, dissociate=dissociate)
     for adapter in several(method):
@@ -164,7 +164,7 @@ def test_29_gather_is_the_chunk_transform(dissociate: bool) -> None:
         assert torch.equal(adapter.delta(), B.mT @ A)
 
 
-def test_29_count_and_rank() -> None:
+def test_sharing_pays_for_rank_5_with_the_numbers_of_lora_2() -> None:
     """Three layers for the price of LoRA r=2, each with an update of rank 5."""
     method = mv.MoS(5, 2)
     model = mv.attach(alike(), method)

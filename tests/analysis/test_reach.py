@@ -108,7 +108,7 @@ def test_iid_target_keeps_r_over_k() -> None:
 @settings(max_examples=40)
 @given(out=st.integers(1, 6), in_=st.integers(1, 14), data=st.data())
 def test_tiled_miss_is_a_projection(out: int, in_: int, data: st.DataObject) -> None:
-    """Identity 10, also where r does not divide k: P replaces columns that share by their mean."""
+    """Also where r does not divide k: P replaces columns that share by their mean."""
     r = data.draw(st.integers(1, in_))
     T = (torch.arange(in_) % r == torch.arange(r).unsqueeze(1)).double()
     P = T.mT @ torch.diag(1 / T.sum(1)) @ T
@@ -136,7 +136,7 @@ def test_shares_of_all_cells_sum_to_the_trained_numbers(case: tuple[Method, int,
 
 
 def test_bat_of_block_size_1_has_full_rank_and_few_directions() -> None:
-    """Identity 22: 12 numbers, rank 12 of 12, and 12/144 of the targets."""
+    """12 numbers, rank 12 of 12, and 12/144 of the targets."""
     linear = random_linear(12, 12, torch.float64)
     adapter = mv.Bat(1).on(linear)
     randomise(adapter)

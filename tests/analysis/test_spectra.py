@@ -18,13 +18,7 @@ from missviz.analysis.products import Product
 from missviz.analysis.spectra import effective_rank, energy, stable_rank
 from missviz.testing import random_linear, randomise
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-    ),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 class Factors(Update):

@@ -8,7 +8,6 @@ import torch
 from missviz.bench.clock import in_turns, peak_bytes, ratio, timed
 
 CPU = torch.device("cpu")
-NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
 def test_the_result_and_its_seconds() -> None:
@@ -39,7 +38,7 @@ def test_peak_memory_is_not_measured_on_a_cpu() -> None:
     assert peak_bytes(lambda: torch.ones(10), CPU) is None
 
 
-@NO_CUDA
+@pytest.mark.cuda
 def test_cuda_events_wait_for_the_work() -> None:
     x, device = torch.ones(4096, 4096, device="cuda"), torch.device("cuda")
     timed(lambda: x @ x, device)  # starts cuBLAS
@@ -48,7 +47,7 @@ def test_cuda_events_wait_for_the_work() -> None:
     assert long > 10 * short
 
 
-@NO_CUDA
+@pytest.mark.cuda
 def test_peak_memory_counts_what_is_freed_again() -> None:
     peak = peak_bytes(lambda: torch.ones(2**20, device="cuda").sum(), torch.device("cuda"))
     assert peak is not None

@@ -8,6 +8,8 @@ import torch
 import missviz as mv
 from missviz.bench import adapters, no_free_lunch
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_free_lunch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
     monkeypatch.setattr(no_free_lunch, "LOOP", 2)  # fewer than the ensemble has

@@ -7,6 +7,8 @@ import pytest
 
 import missviz as mv
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def offline(page) -> Iterator:

@@ -9,6 +9,7 @@ from missviz.bench.browser import Notebook
 from missviz.explore.gallery import PANELS
 from missviz.explore.view import label_of
 
+pytestmark = pytest.mark.slow
 SIZES = {"1280": (1280, 720), "1920": (1920, 1080)}
 """CSS pixels of the window: a projector at 150 %, and one at 100 %."""
 OTHERS = {

@@ -97,7 +97,7 @@ def test_colours_say_which_part_of_d_a_cell_is(adapter) -> None:
 
 @given(st.integers(1, 8), st.integers(1, 3))
 def test_layouts_differ_by_a_permutation_of_columns(rank: int, copies: int) -> None:
-    """Identity 3: π(j) = (j mod g) r + ⌊j / g⌋."""
+    """π(j) = (j mod g) r + ⌊j / g⌋."""
     size = rank * copies
     tiled, block = (
         display_of(adapter_on(3, size, mv.MiSS(rank, layout=layout)))
@@ -111,7 +111,6 @@ def test_layouts_differ_by_a_permutation_of_columns(rank: int, copies: int) -> N
 
 
 def test_rows_are_blocks_of_columns_of_the_transpose() -> None:
-    """Identity 5."""
     rows = adapter_on(6, 4, mv.MiSS(3, share="rows"))
     columns = adapter_on(4, 6, mv.MiSS(3, layout="block"))
     with torch.no_grad():
@@ -144,7 +143,6 @@ def test_the_trace_outlines_all_copies(tiled: ShardDisplay) -> None:
 
 
 def test_permuting_shards_of_x_changes_no_bar() -> None:
-    """Identity 11."""
     adapter = adapter_on(5, 6, mv.MiSS(2))
     x = x_for(adapter)
     moved = x.reshape(3, 2)[[2, 0, 1]].flatten()

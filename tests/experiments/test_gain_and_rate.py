@@ -135,7 +135,7 @@ def test_with_a_trained_one_rate_is_not_enough_and_two_are(optimiser: str) -> No
 
 
 def test_adam_does_not_see_the_size_of_the_first_gradient() -> None:
-    """Identity 31 at any gain: |D| = lr after one step, and ‖ΔW‖ follows the factor's gain."""
+    """At any gain |D| = lr after one step, and ‖ΔW‖ follows the factor's gain."""
     linear = mv.testing.random_linear(6, 8, torch.float64)
     for gain in (0.1, 1.0, 10.0):
         adapter = mv.FixedFactor(4, "tiled", gain=gain).on(linear)

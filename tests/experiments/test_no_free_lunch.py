@@ -111,18 +111,21 @@ def on_test(runs: Runs, target: str) -> pd.DataFrame:
     return rows.set_index("method")
 
 
+@pytest.mark.slow
 def test_lora_recovers_a_low_rank_target_and_miss_does_not(teacher: Runs) -> None:
     rows = on_test(teacher, "low rank")
     assert rows.loc["LoRA r=2", "high"] < 0.01 * rows.loc["unadapted", "mean"]
     assert rows.loc["MiSS r=4", "low"] > 0.5 * rows.loc["unadapted", "mean"]
 
 
+@pytest.mark.slow
 def test_miss_recovers_a_periodic_target_and_lora_does_not(teacher: Runs) -> None:
     rows = on_test(teacher, "periodic")
     assert rows.loc["MiSS r=4", "high"] < 0.01 * rows.loc["unadapted", "mean"]
     assert rows.loc["LoRA r=2", "low"] > 0.2 * rows.loc["unadapted", "mean"]
 
 
+@pytest.mark.slow
 def test_columns_win_on_their_own_columns(teacher: Runs) -> None:
     rows = on_test(teacher, "columns")
     assert rows.loc["fixed columns r=4", "high"] < 0.01 * rows.loc["unadapted", "mean"]
@@ -130,6 +133,7 @@ def test_columns_win_on_their_own_columns(teacher: Runs) -> None:
         assert rows.loc[rival, "low"] > 0.2 * rows.loc["unadapted", "mean"]
 
 
+@pytest.mark.slow
 def test_nobody_wins_everything(teacher: Runs) -> None:
     winners = mv.displays.TargetsDisplay.from_runs(teacher).winners
     assert winners["low rank"] == "LoRA r=2"
@@ -137,12 +141,14 @@ def test_nobody_wins_everything(teacher: Runs) -> None:
     assert winners["columns"] == "fixed columns r=4"
 
 
+@pytest.mark.slow
 def test_equal_budgets_and_no_edges(teacher: Runs) -> None:
     assert (teacher.to_frame()["num_parameters"] == 256).all()
     assert not teacher.summary()["rate_on_edge"].any()
     assert not set(teacher.settings["tuning_seeds"]) & set(teacher.settings["seeds"])
 
 
+@pytest.mark.slow
 def test_reported_loss_is_the_test_loss_at_the_step_chosen_on_validation(teacher: Runs) -> None:
     frame = teacher.to_frame()
     cell = frame[(frame["target"] == "dense") & (frame["method"] == "LoRA r=2")]
@@ -169,6 +175,7 @@ def test_target_families(name: str) -> None:
 # --- The controlled protocol --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_controlled_freezes_layer_two_and_nobody_generalises() -> None:
     methods = [mv.LoRA(2), mv.MiSS(4)]
     runs = mv.experiments.no_free_lunch(methods, "controlled", seeds=10)
@@ -179,6 +186,7 @@ def test_controlled_freezes_layer_two_and_nobody_generalises() -> None:
         assert rows.loc[method.name, "low"] > rows.loc["constant", "high"]
 
 
+@pytest.mark.slow
 def test_tuned_on_training_loss_the_order_flips() -> None:
     methods = [mv.LoRA(2), mv.MiSS(4)]
     runs = mv.experiments.no_free_lunch(methods, "controlled", seeds=10, tune_on="train")
@@ -189,6 +197,7 @@ def test_tuned_on_training_loss_the_order_flips() -> None:
 # --- Rules --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_results_depend_on_nothing_else() -> None:
     alone = mv.experiments.no_free_lunch([mv.MiSS(4)], seeds=[45], steps=20).to_frame()
     state = torch.get_rng_state()

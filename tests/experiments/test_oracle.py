@@ -95,6 +95,7 @@ def test_same_trajectory_as_a_plain_loop(
     same_as_oracle(method, bases[torch.float64], 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_same_trajectory_in_float32(
     method: Method, bases: dict[torch.dtype, oracle.Parameters]

@@ -119,7 +119,7 @@ def test_refused_where_it_cannot_be() -> None:
         trained(mv.LoRA(2), replay=True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 @pytest.mark.parametrize("method", REPLAYABLE, ids=str)
 def test_cuda_graph_equals_eager(method: Method) -> None:
     eager, replayed = trained(method, "cuda"), trained(method, "cuda", replay=True)
@@ -127,7 +127,7 @@ def test_cuda_graph_equals_eager(method: Method) -> None:
         np.testing.assert_allclose(losses, replayed.losses[split], rtol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 def test_refused_for_a_method_with_a_budget() -> None:
     with pytest.raises(ValueError, match="without penalty and after_step"):
         trained(mv.AdaLoRA(2), "cuda", replay=True)

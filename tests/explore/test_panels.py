@@ -294,6 +294,7 @@ def test_pages_hold_any_words(tmp_path: Path) -> None:
         panel.to_html(tmp_path)
 
 
+@pytest.mark.slow
 def test_nbmake_sees_an_error_in_a_callback(tmp_path: Path) -> None:
     """nbmake passes over errors inside Output widgets; panels have none, so a cell fails."""
     good = "import missviz as mv\npanel = mv.explore.update()\npanel.set(rank=4)"

@@ -112,7 +112,7 @@ def test_two_bats_do_not_commute() -> None:
 
 
 def test_undoing_bat_is_single_precision() -> None:
-    """Identity 24: PEFT inverts I + D in float32; and a D of −I cannot be undone at all."""
+    """PEFT inverts I + D in float32; and a D of −I cannot be undone at all."""
     layer = miss_layer(12, 12, r=4, init_weights="bat")
     before = layer.get_base_layer().weight.detach().clone()
     layer.merge()
@@ -127,8 +127,8 @@ def test_undoing_bat_is_single_precision() -> None:
 
 
 @pytest.mark.parametrize("kind", [True, "bat"])
-def test_32_dropout_acts_before_the_sum_and_bat_ignores_it(kind: bool | str) -> None:
-    """Identity 32: for x = 1 each block sum has variance g p / (1 − p)."""
+def test_dropout_acts_before_the_sum_and_bat_ignores_it(kind: bool | str) -> None:
+    """For x = 1 each block sum has variance g p / (1 − p)."""
     rank, in_features, probability = 4, 20, 0.5
     layer = miss_layer(rank, in_features, r=rank, init_weights=kind, miss_dropout=probability)
     layer.train()
@@ -188,8 +188,8 @@ def test_lora_a_has_no_gradient_on_the_first_step_only() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"init_weights": "mini", "mini_r": 5}])
-def test_30_peft_converts_miss_to_lora_whatever_rank_is_asked_for(settings: dict) -> None:
-    """Identity 30: A = T, B = D, α = r. PEFT goes through float32; `write_peft` does not."""
+def test_peft_converts_miss_to_lora_whatever_rank_is_asked_for(settings: dict) -> None:
+    """A = T, B = D, α = r. PEFT goes through float32; `write_peft` does not."""
     from peft.tuners.lora.conversion import convert_to_lora
 
     model = get_peft_model(
