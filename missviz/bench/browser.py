@@ -99,7 +99,7 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def browser_page(viewport: dict[str, int] | None = None) -> Iterator[Any]:
+def browser_page(viewport: Any = None) -> Iterator[Any]:
     """A page of a headless Chromium; `viewport`: {"width": 1500, "height": 1200} in CSS pixels."""
     from playwright.sync_api import sync_playwright
 
