@@ -15,7 +15,7 @@ from missviz.analysis.sharing import sharing_table
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells
 from missviz.intervals import half_width
-from missviz.style import FAINT, method_styles, row_of_axes, text_scale
+from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
 
 ACROSS = 2
 """Layers' targets beside each other."""
@@ -121,7 +121,7 @@ class SharingDisplay(Display):
         self.lines_, self.strokes_, self.bars_ = {}, {}, {}
         for name, style in method_styles(methods).items():
             look: dict[str, Any] = {"color": style.color, "ls": style.linestyle}
-            look |= {"marker": style.marker, "mew": 1.6, "ms": 8 * text_scale()}
+            look |= {"marker": style.marker, "mec": ink(), "mew": 0.6, "ms": 8 * text_scale()}
             (self.lines_[name],) = curves.plot([], [], **look)
             self.strokes_[name] = LineCollection([], colors=style.color, lw=1.2 * text_scale())
             curves.add_collection(self.strokes_[name], autolim=False)
