@@ -152,6 +152,30 @@ def test_every_method_has_a_reach(method: Method) -> None:
     assert 0 <= mv.reach(method, target, base, gradient=gradient) <= 1
 
 
+def test_numbers_that_moved_already_are_where_the_search_begins() -> None:
+    """ΔW is then not 0 at the start, and least squares must count from there."""
+    adapter, target = Shift().on(linear_with(BASE)), random(12, 16, seed=1) + 1
+    randomise(adapter, std=3.0)
+    found = float(reach_search.search([adapter], target[None, None]).shares)
+    assert found == pytest.approx(mv.reach(Shift(), target), abs=1e-12)
+
+
+def test_alpha_changes_no_step_of_the_search() -> None:
+    """By a power of two, so that not even the rounding is another."""
+    target = random(12, 16, seed=1)
+    assert by_steps(mv.LoRA(2, alpha=64), target, BASE) == by_steps(mv.LoRA(2), target, BASE)
+
+
+def test_no_step_makes_a_value_larger() -> None:
+    """Even where the gradient points the wrong way."""
+
+    def uphill(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return points.square().sum(-1), -2 * points
+
+    points = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    assert float(reach_search.lowest(uphill, points, 5)) <= 5
+
+
 class Asking(type(GainMiSS(1).on(torch.nn.Linear(1, 1)))):  # type: ignore[misc]
     """A delta() that looks at a number, which vmap cannot."""
 
