@@ -122,7 +122,10 @@ def test_gains_beside_miss_reach_rank_r_of_each_owners_columns() -> None:
 
 def test_dora_reaches_at_least_what_lora_does() -> None:
     target = random(12, 16, seed=1)
-    assert mv.reach(mv.DoRA(2), target, BASE) > mv.reach(mv.LoRA(2), target)
+    share = mv.reach(mv.DoRA(2), target, BASE)
+    assert share > mv.reach(mv.LoRA(2), target)
+    # What backward holds constant changes no ΔW, so it must not change the search.
+    assert share == mv.reach(mv.DoRA(2, norm_gradient=True), target, BASE)
 
 
 def test_a_subclass_is_asked_for_its_own_formula() -> None:
@@ -154,10 +157,10 @@ def test_every_method_has_a_reach(method: Method) -> None:
 
 def test_numbers_that_moved_already_are_where_the_search_begins() -> None:
     """ΔW is then not 0 at the start, and least squares must count from there."""
-    adapter, target = Shift().on(linear_with(BASE)), random(12, 16, seed=1) + 1
+    adapter, target = mv.MoRA(2).on(linear_with(BASE)), random(12, 16, seed=1)
     randomise(adapter, std=3.0)
     found = float(reach_search.search([adapter], target[None, None]).shares)
-    assert found == pytest.approx(mv.reach(Shift(), target), abs=1e-12)
+    assert found == pytest.approx(mv.reach(mv.MoRA(2), target), abs=1e-12)
 
 
 def test_alpha_changes_no_step_of_the_search() -> None:
