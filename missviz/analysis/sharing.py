@@ -113,9 +113,9 @@ def shared_reach(
     if not energy.all():
         raise ValueError("targets: one layer's is zero: there is no energy to capture")
     checked_method("method", method)
-    if depends_on_weight(method, wanted[0, 0]):
-        raise ValueError(f"{method}: what ΔW can be depends on W₀, and there is none here")
     if type(method).shared is Method.shared:
+        if depends_on_weight(method, wanted[0, 0]):
+            raise ValueError(f"{method}: what ΔW can be depends on W₀, and there is none here")
         found = reaches(method, wanted.flatten(0, 1), starts=starts, steps=steps)
         return (torch.tensor(found).view_as(energy) * energy).sum(1) / energy.sum(1)
     seeds = range(problems) if seeds is None else seeds

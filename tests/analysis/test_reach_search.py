@@ -122,7 +122,10 @@ def test_gains_beside_miss_reach_rank_r_of_each_owners_columns() -> None:
 
 def test_dora_reaches_at_least_what_lora_does() -> None:
     target = random(12, 16, seed=1)
-    assert mv.reach(mv.DoRA(2), target, BASE) > mv.reach(mv.LoRA(2), target)
+    share = mv.reach(mv.DoRA(2), target, BASE)
+    assert share > mv.reach(mv.LoRA(2), target)
+    # What backward holds constant changes no ΔW, so it must not change the search.
+    assert share == mv.reach(mv.DoRA(2, norm_gradient=True), target, BASE)
 
 
 def test_a_subclass_is_asked_for_its_own_formula() -> None:
@@ -150,6 +153,30 @@ def test_every_method_has_a_reach(method: Method) -> None:
     target, base = random(16, 16, seed=1), random(16, 16, seed=9) / 4
     gradient = random(16, 16, seed=3) if method.needs_gradient else None
     assert 0 <= mv.reach(method, target, base, gradient=gradient) <= 1
+
+
+def test_numbers_that_moved_already_are_where_the_search_begins() -> None:
+    """ΔW is then not 0 at the start, and least squares must count from there."""
+    adapter, target = mv.MoRA(2).on(linear_with(BASE)), random(12, 16, seed=1)
+    randomise(adapter, std=3.0)
+    found = float(reach_search.search([adapter], target[None, None]).shares)
+    assert found == pytest.approx(mv.reach(mv.MoRA(2), target), abs=1e-12)
+
+
+def test_alpha_changes_no_step_of_the_search() -> None:
+    """By a power of two, so that not even the rounding is another."""
+    target = random(12, 16, seed=1)
+    assert by_steps(mv.LoRA(2, alpha=64), target, BASE) == by_steps(mv.LoRA(2), target, BASE)
+
+
+def test_no_step_makes_a_value_larger() -> None:
+    """Even where the gradient points the wrong way."""
+
+    def uphill(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return points.square().sum(-1), -2 * points
+
+    points = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    assert float(reach_search.lowest(uphill, points, 5)) <= 5
 
 
 class Asking(type(GainMiSS(1).on(torch.nn.Linear(1, 1)))):  # type: ignore[misc]
@@ -181,8 +208,8 @@ def test_a_delta_of_another_shape_is_named(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: mv.reach(GainMiSS, BASE), TypeError, r"pass an instance, such as GainMiSS\(2\)"),
-        (lambda: mv.reach(Shift, BASE), TypeError, r"pass an instance, such as Shift\(\)"),
+        (lambda: mv.reach(GainMiSS, BASE), TypeError, r"pass an instance: GainMiSS\("),
+        (lambda: mv.reach(Shift, BASE), TypeError, r"pass an instance: Shift\("),
         (lambda: mv.reach("MiSS", BASE), TypeError, "method='MiSS' is not a missviz method"),
         (lambda: mv.reach(mv.DoRA(2), BASE), ValueError, "depends on W₀; give base"),
         (lambda: mv.reach(mv.LoHa(13), BASE), ValueError, "rank=13 exceeds"),
