@@ -22,6 +22,8 @@ from typing import Any
 import nbformat
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DESK = {"width": 1500, "height": 1200}
+"""A window in CSS pixels."""
 STARTING = 60.0
 """Seconds that JupyterLab may take to answer."""
 
@@ -99,8 +101,8 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def browser_page(viewport: Any = None) -> Iterator[Any]:
-    """A page of a headless Chromium; `viewport`: {"width": 1500, "height": 1200} in CSS pixels."""
+def browser_page(viewport: Any = DESK) -> Iterator[Any]:
+    """A page of a headless Chromium; `viewport`: its window in CSS pixels."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -108,7 +110,7 @@ def browser_page(viewport: Any = None) -> Iterator[Any]:
             executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
         try:
-            yield browser.new_page(viewport=viewport or {"width": 1500, "height": 1200})
+            yield browser.new_page(viewport=viewport)
         finally:
             browser.close()
 
