@@ -283,9 +283,9 @@ class Panel(FrontEnd):
         finally:
             self.view.reveal(revealed)
             self._draw()
-        names = ("_kind", "_look", "_controls", "_places", "_hidden", "_film")
+        names = ("_kind", "_look", "_controls", "_places", "_hidden")
         state = {name: getattr(self, name) for name in names}
-        write_page(Path(path), self.view.name, {**state, "_epoch": 0, "_note": ""}, frames)
+        write_page(Path(path), self.view.name, {**state, "_note": "", "_film": {}}, frames)
 
     # --- How it works --------------------------------------------------------------------------
 

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from missviz.adapters.base import Method
+from missviz.adapters import validation
+from missviz.adapters.base import Method, checked_method
 from missviz.displays.spectrum import SpectrumDisplay
 from missviz.experiments.snapshots import STEPS, adapter_snapshots
 from missviz.explore.linking import Pair
 from missviz.explore.panel import Panel
 from missviz.explore.race import race
 
-VIEWS = ("spectrum", "race", "update", "rank", "colinearity", "reach", "gradient_norms", "lunch")
-"""On the same axes the first two; the others are panels that take a method."""
+VIEWS = ("spectrum", "race", "update", "rank", "colinearity")
+"""On the same axes the first two; the others are panels that show one method at a time."""
 
 
 def side_by_side(
@@ -32,8 +33,9 @@ def side_by_side(
             that stand alike, move together.
         view: for methods. "spectrum", the default, has their singular values on the same axes, with
             the steps of training as a control, from the published "no free lunch" run (64 × 64
-            layer); "race" their losses, with the controls of `race`. The name of any panel with a
-            `method` ("update", "rank", …) puts two of those beside each other.
+            layer); "race" their losses, with the controls of `race`. "update", "rank" and
+            "colinearity" put two of those panels beside each other. (`reach`, `gradient_norms`,
+            `lunch` and `sharing` draw any methods on the same axes by themselves.)
         reveal: False hides the outcome until `reveal()`.
         values: where the controls stand at first, such as steps=30.
 
@@ -46,13 +48,7 @@ def side_by_side(
             raise ValueError("first and second are one panel; open it twice")
         return Pair(first, second).set(**values)
     for name, method in (("first", first), ("second", second)):
-        if isinstance(method, type) and issubclass(method, Method):
-            raise TypeError(f"{name}={method.__name__} is a class; pass an instance of it")
-        if not isinstance(method, Method):
-            raise TypeError(
-                f"{name}={method!r} is not a missviz method; try missviz.MiSS(rank=4), or give two "
-                "panels"
-            )
+        checked_method(name, method)
     assert isinstance(first, Method)
     assert isinstance(second, Method)
     if first.name == second.name:
@@ -63,12 +59,11 @@ def side_by_side(
 def _methods(
     first: Method, second: Method, view: str, reveal: bool, values: dict[str, Any]
 ) -> Panel | Pair:
+    validation.one_of("view", view, VIEWS)
     if view == "spectrum":
         return _spectra(first, second, reveal).set(**values)
     if view == "race":
         return race(first, second, reveal=reveal).set(**values)
-    if view not in VIEWS:
-        raise ValueError(f"view={view!r} is unknown; choose from {', '.join(VIEWS)}")
     from missviz import explore
 
     open_panel = getattr(explore, view)
