@@ -30,6 +30,7 @@ def test_methods_need_no_plotting() -> None:
     assert in_fresh_interpreter(code).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_no_display_touches_pyplot() -> None:
     code = (
         "import sys, missviz as mv; r = mv.experiments.no_free_lunch([mv.MiSS(4)], seeds=2, steps=2);"

@@ -18,6 +18,7 @@ def blocks_through_a_matrix(W0, generator):
     return 0.3 * torch.randn(64, 4, generator=generator) @ copies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [blocks, blocks_through_a_matrix])
 def test_task_right(answer) -> None:
     feedback = check.task_won_by_block_miss(answer)
@@ -25,6 +26,7 @@ def test_task_right(answer) -> None:
     assert "MiSS block r=4 100%" in feedback.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "answer", "rates"),
     [

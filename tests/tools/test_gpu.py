@@ -12,6 +12,7 @@ from steps import Step, python
 
 from missviz.cli import Part
 
+pytestmark = pytest.mark.slow
 ABOUT = {"commit": "abc", "date": "today", "device": "cpu", "small": True, "driver": None}
 REPORT = """<testsuites><testsuite name="s" tests="5" failures="1" errors="1" skipped="1">
 <testcase classname="tests.a" name="good"/><testcase classname="tests.a" name="lost"><skipped/>

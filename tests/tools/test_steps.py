@@ -4,9 +4,11 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 import steps
 from steps import Step, end_left_over, python, run, table
 
+pytestmark = pytest.mark.slow
 HANGS = "import time; time.sleep(60)"
 
 
