@@ -167,7 +167,7 @@ def test_legends_show_what_is_drawn_long_enough_to_tell(panel: Panel) -> None:
 def test_no_legend_entry_for_what_is_not_drawn() -> None:
     panel = mv.explore.rank()
     for point in points(panel, 30):
-        display = panel.set(**point)._display
+        display = panel.set(**point).view.display
         legend = display.axes_[0].get_legend()
         entries = {text.get_text() for text in legend.get_texts() if text.get_visible()}
         for entry, lines in (
