@@ -41,7 +41,8 @@ def raises_one_sentence(call: Callable[[], Any], error: type[Exception], message
 def by_hand(panel: Any, **values: Any) -> None:
     """Move a panel's controls as its front end does."""
     places = list(panel.view.places({**panel.values, **values}))
-    panel._heard(panel, {"kind": "move", "places": places, "want": True}, [])
+    message = {"kind": "move", "turn": panel._turn + 1, "places": places, "want": True}
+    panel._heard(panel, message, [])
 
 
 def pixels(png: bytes) -> np.ndarray:

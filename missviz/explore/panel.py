@@ -18,7 +18,15 @@ from missviz.displays.base import Display
 from missviz.displays.saving import FILMS, save_figure, save_film
 from missviz.explore.front import LINE, FrontEnd, look_of_text
 from missviz.explore.page import write_page
-from missviz.explore.view import MOST_FRAMES, Frame, View, check_choices, is_number, label_of
+from missviz.explore.view import (
+    MOST_FRAMES,
+    Frame,
+    View,
+    check_choices,
+    is_number,
+    label_of,
+    one_at_a_time,
+)
 from missviz.style import CSS_PER_INCH
 
 __all__ = ["Panel", "check_choices"]
@@ -77,7 +85,7 @@ class Panel(FrontEnd):
             raise ValueError(f"choices has {len(choices)} controls; a panel has at most three")
         self.view = View(name, compute, choices, values, reveal=reveal)
         self._given, self._fixed = tuple(given), dict(fixed or {})
-        self._work = work
+        self._work, self._turn = work, -1
         self._soon: asyncio.TimerHandle | None = None
         figure = self.view.display.figure_
         width, height = figure.get_size_inches()
@@ -108,11 +116,7 @@ class Panel(FrontEnd):
     @property
     def values(self) -> dict[str, Any]:
         """Where the controls stand."""
-        options = self.view.choices.items()
-        return {
-            name: choices[place]
-            for (name, choices), place in zip(options, self._places, strict=True)
-        }
+        return self.view.at(self._places)
 
     @property
     def choices(self) -> dict[str, list[Any]]:
@@ -148,6 +152,7 @@ class Panel(FrontEnd):
         """What the present picture shows, in one line; it also stands under the picture."""
         return self.view.frame(self.values).words
 
+    @one_at_a_time
     def set(self, **values: Any) -> "Panel":
         """Move controls without a browser: panel.set(rank=4). Returns the panel."""
         wanted, before = {**self.values, **self.view.checked(values)}, self.values
@@ -162,6 +167,7 @@ class Panel(FrontEnd):
         """The picture at these values as a display of its own, drawn directly."""
         return self.view.drawn({**self.values, **self.view.checked(values)})
 
+    @one_at_a_time
     def reveal(self) -> "Panel":
         """Show the outcome that `reveal=False` hid. Returns the panel."""
         self.view.reveal()
@@ -169,6 +175,7 @@ class Panel(FrontEnd):
         self._draw()
         return self
 
+    @one_at_a_time
     def pin(self, label: str) -> "Panel":
         """Keep the present picture as a grey ghost, in place of an earlier one: p.pin("r = 4")."""
         try:
@@ -179,6 +186,7 @@ class Panel(FrontEnd):
             raise
         return self
 
+    @one_at_a_time
     def unpin(self) -> "Panel":
         """Take the ghost away."""
         self.view.unpin()
@@ -196,6 +204,7 @@ class Panel(FrontEnd):
         self._film = {"control": control, "seconds": seconds, "turn": self._film.get("turn", 0) + 1}
         return self
 
+    @one_at_a_time
     def save(
         self,
         path: str | Path,
@@ -262,6 +271,7 @@ class Panel(FrontEnd):
             self.save(written[-1], dpi=dpi, size=size, **at)
         return written
 
+    @one_at_a_time
     def to_html(self, path: str | Path) -> None:
         """Write a page with all pictures and working controls: no kernel, no network. Where the
         outcome is hidden, the page has the button that reveals it.
@@ -294,6 +304,7 @@ class Panel(FrontEnd):
             self._places = list(self.view.places(values))
             self._draw()
 
+    @one_at_a_time
     def _draw(self) -> None:
         with self.hold_sync():
             try:
@@ -315,21 +326,25 @@ class Panel(FrontEnd):
                 "failed": False,
             }
 
+    @one_at_a_time
     def _heard(self, _: object, message: Any, buffers: object) -> None:
         """A hand moved a control, and may want the picture there; or it pressed the button."""
         if message["kind"] == "reveal":
             self.reveal()
-        else:
+            return
+        places = message["places"]
+        # With two threads an earlier move may be heard after a later one.
+        if message["turn"] > self._turn:
+            self._turn = message["turn"]
             # As for any other change from there, nothing goes back: a hand may be further by now.
-            self.set_state({"_places": message["places"]})
-            if message["want"]:
-                self._answer()
-            self._go_on(QUIET)
+            self.set_state({"_places": places})
+        if message["want"]:
+            self._answer(places)
+        self._go_on(QUIET)
 
-    def _answer(self) -> None:
-        places = list(self._places)
+    def _answer(self, places: Sequence[int]) -> None:
         try:
-            frame = self.view.frame(self.values)
+            frame = self.view.frame(self.view.at(places))
         except Exception as error:
             # In a browser nobody sees a traceback.
             self._send_frame(places, Frame(b"", f"{type(error).__name__}: {error}"), failed=True)
@@ -361,6 +376,7 @@ class Panel(FrontEnd):
         elif self._work is not None:
             self._soon = loop.call_later(pause, self._work_on)
 
+    @one_at_a_time
     def _draw_ahead(self, values: Mapping[str, Any]) -> None:
         # What fails here fails again, in view, once somebody asks for it.
         with suppress(Exception):
@@ -369,6 +385,7 @@ class Panel(FrontEnd):
                 self._send_frame(self.view.places(values), frame)
             self._go_on(PAUSE)
 
+    @one_at_a_time
     def _work_on(self) -> None:
         assert self._work is not None
         try:

@@ -1,12 +1,14 @@
 """What a panel shows, without any front end: picture and words at each setting of its controls."""
 
+import functools
 import itertools
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -21,6 +23,24 @@ MOST_FRAMES = 256
 """Frames kept for going back, or written into one page: about 150 kB each."""
 KEPT = ("title", "xlabel", "ylabel", "xscale", "yscale", "xlim", "ylim")
 """What of the axes stays as a lecturer sets it on the figure, in every later frame."""
+
+
+_DRAWING = threading.RLock()
+"""JupyterLab lets a kernel hear of controls in two threads, in its main shell and in a subshell;
+matplotlib, whose settings are the process's, draws in one at a time."""
+
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def one_at_a_time(method: MethodT) -> MethodT:
+    """No two threads are in such methods at once, of whichever views and panels."""
+
+    @functools.wraps(method)
+    def alone(*arguments: Any, **options: Any) -> Any:
+        with _DRAWING:
+            return method(*arguments, **options)
+
+    return cast(MethodT, alone)
 
 
 class Frame(NamedTuple):
@@ -73,6 +93,12 @@ class View:
         """For each control, which of its choices that is."""
         return tuple(place_of(self.choices[name], values[name]) for name in self.choices)
 
+    def at(self, places: Sequence[int]) -> dict[str, Any]:
+        """The values at these places."""
+        listed = zip(self.choices.items(), places, strict=True)
+        return {name: options[place] for (name, options), place in listed}
+
+    @one_at_a_time
     def frame(self, values: Mapping[str, Any]) -> Frame:
         """Picture and words at these values, from memory if they were drawn before."""
         self._take_edits()
@@ -90,6 +116,7 @@ class View:
         """Whether the frame is in memory."""
         return self.places(values) in self._frames
 
+    @one_at_a_time
     def figure(self, values: Mapping[str, Any]) -> Figure:
         """The figure itself at these values. Titles, axis labels, limits and scales that are set on
         it stay in every later frame; all else stays until the display draws its figure anew."""
@@ -99,6 +126,7 @@ class View:
             self._painter.draw()
         return self.display.figure_
 
+    @one_at_a_time
     def drawn(self, values: Mapping[str, Any]) -> Display:
         """The picture at these values as a display of its own, drawn directly."""
         self._take_edits()
@@ -129,11 +157,13 @@ class View:
 
     # --- What changes all frames ---------------------------------------------------------------
 
+    @one_at_a_time
     def reveal(self, shown: bool = True) -> None:
         """Show the outcome, or hide it."""
         self.revealed = shown
         self.forget()
 
+    @one_at_a_time
     def pin(self, values: Mapping[str, Any], label: str) -> None:
         """Keep the picture at these values as a grey ghost, in place of an earlier one."""
         self._pinned = self.compute(**values), str(label)
@@ -143,6 +173,7 @@ class View:
             self.unpin()
             raise
 
+    @one_at_a_time
     def unpin(self) -> None:
         """Take the ghost away."""
         self._pinned = None

@@ -114,9 +114,40 @@ def test_a_hand_gets_the_frame_that_it_asked_for(panel: Panel, monkeypatch) -> N
 def test_what_the_browser_has_already_is_not_drawn_again(panel: Panel, monkeypatch) -> None:
     sent = sent_by(panel, monkeypatch)
     monkeypatch.setattr(panel.view, "frame", lambda values: pytest.fail("drawn"))
-    panel._heard(panel, {"kind": "move", "places": [0, 0], "want": False}, [])
+    turn = panel._turn + 1
+    panel._heard(panel, {"kind": "move", "turn": turn, "places": [0, 0], "want": False}, [])
     assert panel.values == {"method": "LoRA", "rank": 1}
     assert sent == []
+
+
+def test_an_earlier_move_that_is_heard_later_moves_nothing_but_gets_its_frame(monkeypatch) -> None:
+    panel = mv.explore.update()
+    sent = sent_by(panel, monkeypatch)
+    for turn, places in ((7, [0, 0]), (6, [2, 4])):
+        panel._heard(panel, {"kind": "move", "turn": turn, "places": places, "want": True}, [])
+    assert panel.values == {"method": "LoRA", "rank": 1}
+    assert [message["frame"]["key"] for message, _ in sent] == ["0:0,0", "0:2,4"]
+    assert "MiSS r=8" in sent[1][0]["frame"]["words"]
+
+
+def test_two_threads_draw_what_one_draws(monkeypatch) -> None:
+    """JupyterLab's kernel hears of controls in two threads."""
+    panels = [mv.explore.race(), mv.explore.update()]
+    alone = [mv.explore.race(), mv.explore.update()]
+    points = [[at for _, at in panel.view.settings()][::3] for panel in panels]
+
+    def frames(job: tuple[int, int]) -> list:
+        which, start = job
+        panel, at = panels[which], points[which]
+        return [panel.view.frame(values) for values in at[start:] + at[:start]]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(frames, [(0, 0), (1, 0), (0, 5), (1, 5)]))
+    for which, (panel, at) in enumerate(zip(alone, points, strict=True)):
+        expected = [panel.view.frame(values) for values in at]
+        assert together[which] == expected
+        assert together[which + 2] == expected[5:] + expected[:5]
+        assert panels[which].view.epoch == 0
 
 
 def test_frames_wait_rather_than_be_dropped_by_the_server() -> None:

@@ -142,6 +142,7 @@ function panel(model) {
   let patience = PATIENCE;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let impatient;
+  let turn = 0;
   const tell = (/** @type {boolean} */ moved) => {
     const want = !wanted && lacking();
     if (want) {
@@ -152,7 +153,11 @@ function panel(model) {
         tell(false);
       }, patience);
     }
-    if (moved || want) model.send({ kind: "move", places: places(), want });
+    if (moved || want) {
+      // Later turns count, in whichever order they are heard; also those of another view of this.
+      turn = Math.max(turn + 1, Date.now());
+      model.send({ kind: "move", turn, places: places(), want });
+    }
   };
   const ask = (/** @type {number} */ index, /** @type {number} */ place) => {
     const next = [...places()];
