@@ -148,9 +148,11 @@ def thin_factor(x: Inputs, like: Float[Tensor, "*target out in_"]) -> Inputs:
         )
     validation.finite("x", x)
     inputs = x.detach().to(like)
-    # By the largest entry, so that no square leaves the range of numbers.
     largest = inputs.abs().max()
-    factor: Tensor = torch.linalg.qr(inputs / largest if largest else inputs, mode="r").R
+    if not largest:
+        raise ValueError("x is zero: M makes nothing of it")
+    # By the largest entry, so that no square leaves the range of numbers.
+    factor: Tensor = torch.linalg.qr(inputs / largest, mode="r").R
     return factor
 
 

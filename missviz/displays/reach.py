@@ -153,15 +153,17 @@ class ReachDisplay(Display):
         )
         if not self.on_inputs:
             curves.plot([0, cells], [0, 1], color=FAINT, ls=":")
-        share = "share in reach" + "\non your inputs" * self.on_inputs
+        on_inputs = " on your inputs" * self.on_inputs
         curves.set(
             xlim=(0, 1.04 * cells),
             ylim=(-0.04, 1.06),
             xticks=[cells * part // 4 for part in range(5)],
             xlabel="trained numbers",
-            ylabel=share,
+            ylabel="share in reach" + on_inputs,
         )
-        bars.set(xlim=(-0.05, 1.1), xlabel=share, ylim=(len(self.reaches) - 0.5, -0.5))
+        bars.set(xlim=(-0.05, 1.1), ylim=(len(self.reaches) - 0.5, -0.5))
+        # In two lines: the bars have less room across than the curves have along.
+        bars.set_xlabel(("share in reach" + on_inputs).replace(" on", "\non"))
         bars.set_yticks(
             range(len(self.reaches)), [name.removeprefix("fixed ") for name in self.reaches]
         )

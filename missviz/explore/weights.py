@@ -140,7 +140,7 @@ def own_inputs(x: Any, in_features: int) -> tuple[Float[Tensor, "n in_"], dict[s
 
 
 def _numbers(x: Any) -> Float[np.ndarray, "*shape"]:
-    plain = x.detach().cpu().double() if isinstance(x, Tensor) else x
+    plain = x.detach().cpu().double().numpy() if isinstance(x, Tensor) else x
     wrong = f"x={x!r} is not a list of numbers, an array or a tensor"
     if isinstance(x, str):
         raise TypeError(wrong)
