@@ -7,7 +7,7 @@ import torch
 from helpers import raises_one_sentence, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from methods_under_test import methods_and_shapes
+from methods_under_test import VARIANTS, methods_and_shapes
 
 import missviz as mv
 from missviz.adapters.base import Method
@@ -206,6 +206,19 @@ def test_linear_methods_on_inputs(case: tuple[Method, int, int], count: int, see
     x = inputs(count, in_features, seed)
     share = mv.reach(method, target, base, x=x)
     assert not share.lower_bound
+    assert share == pytest.approx(least_squares(method, target, base, x), abs=1e-7)
+
+
+CLOSED = (mv.LoRA, mv.FixedFactor, mv.MiSS, mv.Bat, mv.S2FT, mv.DiSHA)
+LINEAR = [m for m in VARIANTS if isinstance(m, CLOSED) and is_linear(m)]
+
+
+@pytest.mark.parametrize("count", [1, 5, 30])
+@pytest.mark.parametrize("method", LINEAR, ids=lambda method: method.name)
+def test_every_linear_method_on_inputs(method: Method, count: int) -> None:
+    """Each for certain, where the shapes above are drawn."""
+    target, base, x = random(12, 16), random(12, 16, seed=9), inputs(count, 16)
+    share = mv.reach(method, target, base, x=x)
     assert share == pytest.approx(least_squares(method, target, base, x), abs=1e-7)
 
 
