@@ -23,6 +23,12 @@ from missviz.analysis.reach_search import STARTS, STEPS, search
 from missviz.randomness import generator_for, normal
 
 Matrix = Float[Tensor, "out in_"]
+Inputs = Float[Tensor, "n in_"]
+Seen = Float[Tensor, "out n"]
+"""What a matrix makes of n inputs; the matrix itself where there are none."""
+
+ROUNDING = 1e-12
+"""Of ‖M‖ ‖X‖: an M Xᵀ that is no larger counts as zero."""
 
 
 class Share(float):
@@ -44,8 +50,13 @@ def reach(
     *,
     generator: torch.Generator | None = None,
     gradient: Matrix | None = None,
+    x: Inputs | None = None,
 ) -> Share:
     """The largest share of ‖M‖² that ΔW can capture: max over ΔW of 1 − ‖M − ΔW‖² / ‖M‖².
+
+    On inputs x = X it is the share of what M makes of them: max over ΔW of
+    1 − ‖(M − ΔW) Xᵀ‖² / ‖M Xᵀ‖². With XᵀX = RᵀR (QR) that is the norm after · Rᵀ: below, M Rᵀ,
+    A₀ Rᵀ and F Rᵀ then stand in the place of M, A₀ and F.
 
     | method                       | how                                                        |
     |------------------------------|------------------------------------------------------------|
@@ -53,9 +64,11 @@ def reach(
     | LoRA                         | Σ of the r largest σ²(M) (Eckart-Young)                    |
     | PiSSA, OLoRA, LoRA-GA        | the same of M + s B₀A₀: what BA would have to be           |
     | FixedFactor, LoRA-FA         | projection of M on the rows of F                           |
-    | MiSS, DiSHA                  | projection on T (columns), R (rows), both (mini, DiSHA)    |
-    | S2FT                         | the chosen columns or rows of M                            |
-    | Bat                          | least squares per D block                                  |
+    | MiSS, DiSHA                  | the same with copied columns as F, copied rows on the      |
+    |                              | other side, or both (mini, DiSHA)                          |
+    | S2FT                         | the chosen rows of M; the chosen columns are such an F     |
+    | Bat                          | least squares per D block; on inputs, where D belongs to   |
+    |                              | an input block, it is of the next kind                     |
     | another, linear in all       | least squares over all trained numbers                     |
     | any other, the reader's too  | a **lower bound**: it searches, in float64, by L-BFGS from |
     |                              | several starts (`missviz.analysis.reach_search`)           |
@@ -66,20 +79,23 @@ def reach(
         base: W₀ (out, in), where ΔW depends on it: Bat, DoRA, and all that start at B₀A₀.
         generator: None means `method.on`'s default.
         gradient: ∂L/∂W₀ (out, in), which LoRA-GA starts from.
+        x: X (n, in), inputs of your own. Only XᵀX matters, and its scale does not; None means any
+            with XᵀX = 1, such as the identity.
 
     Returns a number from 0 to 1, whose `lower_bound` says whether it was searched for.
 
     Raises:
-        TypeError: `method` is no Method.
+        TypeError: `method` is no Method, `x` no tensor of floating-point numbers.
         ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` or
-            `gradient` is missing or of another shape.
+            `gradient` is missing or of another shape; `x` is not (n, in) or not finite, or M Xᵀ is
+            zero.
     """
     checked_method("method", method)
     if target.dim() != 2 or target.numel() == 0:
         raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
     if base is not None and base.shape != target.shape:
         raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
-    (share,) = reaches(method, target[None], base, generator=generator, gradient=gradient)
+    (share,) = reaches(method, target[None], base, generator=generator, gradient=gradient, x=x)
     return share
 
 
@@ -90,6 +106,7 @@ def reaches(
     *,
     generator: torch.Generator | None = None,
     gradient: Matrix | None = None,
+    x: Inputs | None = None,
     starts: int = STARTS,
     steps: int = STEPS,
 ) -> list[Share]:
@@ -105,13 +122,52 @@ def reaches(
         raise ValueError("target is zero: there is no energy to capture")
     if base is None and depends_on_weight(method, wanted[0], generator, gradient):
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
+    inputs = None if x is None else thin_factor(x, wanted)
+    asked = [seen(M, inputs) for M in wanted]
     adapter = _bound(method, wanted[0], base, generator, gradient)
     captured = _CAPTURED.get(type(adapter))
-    if captured is None:
-        found = search([adapter], wanted[:, None], starts=starts, steps=steps)
+    # Each input meets all D blocks then: no block has a problem of its own.
+    joint = inputs is not None and isinstance(adapter, InputBatAdapter)
+    if captured is None or joint:
+        found = search([adapter], wanted[:, None], inputs, starts=starts, steps=steps)
         return [Share(share, found.lower_bound) for share in found.shares.tolist()]
     with torch.no_grad():
-        return [Share(min(1.0, max(0.0, captured(adapter, M) / _energy(M)))) for M in wanted]
+        return [Share(min(1.0, max(0.0, captured(adapter, M, inputs) / _energy(M)))) for M in asked]
+
+
+def thin_factor(x: Inputs, like: Float[Tensor, "*target out in_"]) -> Inputs:
+    """R with RᵀR ∝ XᵀX and no more rows than X has rows or columns, in `like`'s type.
+
+    Raises TypeError or ValueError where X is not what `reach` takes.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError("x is not a tensor of floating-point numbers")
+    if x.dim() != 2 or len(x) == 0 or x.shape[1] != like.shape[-1]:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; inputs of this layer are (n, {like.shape[-1]})"
+        )
+    validation.finite("x", x)
+    inputs = x.detach().to(like)
+    largest = inputs.abs().max()
+    if not largest:
+        raise ValueError("x is zero: M makes nothing of it")
+    # By the largest entry, so that no square leaves the range of numbers.
+    factor: Tensor = torch.linalg.qr(inputs / largest, mode="r").R
+    return factor
+
+
+def seen(target: Matrix, inputs: Inputs | None) -> Seen:
+    """M Rᵀ; ValueError where these inputs see nothing of M."""
+    made = _on(target, inputs)
+    if inputs is not None:
+        most = torch.linalg.vector_norm(target) * torch.linalg.vector_norm(inputs)
+        if torch.linalg.vector_norm(made) <= ROUNDING * most:
+            raise ValueError("M Xᵀ is zero: the target makes nothing of the inputs x")
+    return made
+
+
+def _on(matrix: Float[Tensor, "rows in_"], inputs: Inputs | None) -> Float[Tensor, "rows n"]:
+    return matrix if inputs is None else matrix @ inputs.mT
 
 
 def _bound(
@@ -161,73 +217,107 @@ def _energy(matrix: Matrix) -> float:
     return float(torch.linalg.vector_norm(matrix)) ** 2
 
 
-def _all(adapter: Adapter, wanted: Matrix) -> float:
+def _all(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     return _energy(wanted)
 
 
-def _low_rank(adapter: Adapter, wanted: Matrix) -> float:
+def _low_rank(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     assert isinstance(adapter, LoRAAdapter)
     if not adapter.A.requires_grad:
-        return _fixed_rows(adapter, wanted)
+        return _fixed_rows(adapter, wanted, inputs)
     return float(torch.linalg.svdvals(wanted)[: adapter.method.rank].square().sum())
 
 
-def _started(adapter: Adapter, wanted: Matrix) -> float:
+def _started(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     assert isinstance(adapter, StartedProductAdapter)
-    start = adapter.method.scaled(adapter.B0) @ adapter.A0
+    start = adapter.method.scaled(adapter.B0) @ _on(adapter.A0, inputs)
     missed = torch.linalg.svdvals(wanted + start)[adapter.method.rank :].square().sum()
     return float(wanted.square().sum() - missed)
 
 
-def _fixed_rows(adapter: Adapter, wanted: Matrix) -> float:
+def _fixed_rows(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     thin = adapter.factors()
     assert thin is not None
-    return _energy(_onto_rows(wanted, thin[1]))
+    return _energy(_onto_rows(wanted, _on(thin[1], inputs)))
 
 
-def _chosen(adapter: Adapter, wanted: Matrix) -> float:
+def _chosen(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     assert isinstance(adapter, S2FTAdapter)
-    columns = adapter.method.select == "columns"
-    return _energy(wanted.index_select(1 if columns else 0, adapter.idx))
+    if adapter.method.select == "rows":
+        return _energy(wanted.index_select(0, adapter.idx))
+    if inputs is None:
+        return _energy(wanted.index_select(1, adapter.idx))
+    return _energy(_onto_rows(wanted, inputs.index_select(1, adapter.idx).mT))
 
 
-def _copies(adapter: Adapter, wanted: Matrix) -> float:
+def _copies(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     assert isinstance(adapter, MiSSAdapter | DiSHAAdapter)
     rows, columns = adapter.D.shape
     layout = str(adapter.method.layout) if isinstance(adapter, MiSSAdapter) else "tiled"
-    # Places that share an entry become their mean. The sum over n of them, divided by √n, has the
-    # energy of n means. A side that is not shared has n = 1.
-    for count in (columns, rows):
-        if count < wanted.shape[1]:
-            owner = shard_owner(wanted.shape[1], count, layout, wanted.device)
-            wanted = shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()
-        wanted = wanted.mT
-    return _energy(wanted)
+    if inputs is None:
+        wanted = _shared(wanted, columns, layout)
+    else:
+        wanted = _onto_rows(wanted, shard_sums(inputs, columns, layout).mT)
+    return _energy(_shared(wanted.mT, rows, layout))
 
 
-def _bat(adapter: Adapter, wanted: Matrix) -> float:
+def _shared(
+    wanted: Float[Tensor, "other size"], count: int, layout: str
+) -> Float[Tensor, "other count"]:
+    """With the energy of `wanted` where places that share an entry are their mean: the sum over n
+    of them, divided by √n, has the energy of n means. A side that is not shared has n = 1."""
+    if count == wanted.shape[1]:
+        return wanted
+    owner = shard_owner(wanted.shape[1], count, layout, wanted.device)
+    return shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()
+
+
+def _bat(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     assert isinstance(adapter, BatAdapter)
     b = adapter.method.block_size
     # [o, i, a, c]: entry (a, c) of block (o, i). ΔW_oi is (W_oi + I) D, or D (W_oi + I).
     known = adapter.blocks().transpose(-3, -2) + torch.eye(b).to(wanted)
+    if inputs is not None:
+        return _bat_on(inputs, known, wanted, left=adapter.method.side == "left")
     asked = wanted.unflatten(-1, (-1, b)).unflatten(-3, (-1, b)).transpose(-3, -2)
     if adapter.method.index == "input":
         known, asked = known.transpose(0, 1), asked.transpose(0, 1)
     if adapter.method.side == "left":
         known, asked = known.mT, asked.mT
     # One D block per leading index; all blocks that it serves are stacked as rows.
-    known, asked = known.flatten(1, 2), asked.flatten(1, 2)
-    fitted = known @ torch.linalg.lstsq(known, asked, driver="gelsd").solution
-    return _energy(asked) - _energy(asked - fitted)
+    return _fitted(known.flatten(1, 2), asked.flatten(1, 2))
 
 
-def _onto_rows(wanted: Matrix, rows: Float[Tensor, "r in_"]) -> Matrix:
+def _bat_on(inputs: Inputs, known: Float[Tensor, "o i b b"], wanted: Seen, *, left: bool) -> float:
+    """Each block row o has a D of its own: Σ_i (W_oi + I) D R_iᵀ, or D Σ_i (W_oi + I) R_iᵀ."""
+    b = known.shape[-1]
+    parts = inputs.unflatten(-1, (-1, b))
+    captured = 0.0
+    # One block row after the other: the system of all is b² times as large as M Rᵀ.
+    for row, asked in zip(known, wanted.unflatten(0, (-1, b)), strict=True):
+        if left:
+            captured += _fitted(torch.einsum("iac,qic->qa", row, parts), asked.mT)
+        else:
+            system = torch.einsum("iac,qie->aqce", row, parts)
+            captured += _fitted(system.flatten(2).flatten(0, 1), asked.reshape(-1, 1))
+    return captured
+
+
+def _fitted(system: Float[Tensor, "*batch m n"], asked: Float[Tensor, "*batch m columns"]) -> float:
+    """The energy of what the columns of `system` can be of `asked`."""
+    made = system @ torch.linalg.lstsq(system, asked, driver="gelsd").solution
+    return _energy(asked) - _energy(asked - made)
+
+
+def _onto_rows(
+    wanted: Float[Tensor, "out n"], rows: Float[Tensor, "r n"]
+) -> Float[Tensor, "out rank"]:
     """`wanted` with each row projected on the span of `rows`, in an orthonormal basis of it."""
     U, S, _ = torch.linalg.svd(rows.mT, full_matrices=False)
     return wanted @ U[:, 1e-10 * S.max() < S]
 
 
-_CAPTURED: dict[type[Adapter], Callable[[Adapter, Matrix], float]] = {
+_CAPTURED: dict[type[Adapter], Callable[[Adapter, Seen, Inputs | None], float]] = {
     FullFineTuningAdapter: _all,
     FrozenFineTuningAdapter: _all,
     LoRAAdapter: _low_rank,

@@ -16,6 +16,7 @@ from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 
 Targets = Float[Tensor, "target layer out in_"]
+Inputs = Float[Tensor, "input in_"]
 Points = Float[Tensor, "point number"]
 
 STARTS = 4
@@ -48,7 +49,12 @@ class Found:
 
 @one_thread()
 def search(
-    adapters: Sequence[Adapter], targets: Targets, *, starts: int = STARTS, steps: int = STEPS
+    adapters: Sequence[Adapter],
+    targets: Targets,
+    inputs: Inputs | None = None,
+    *,
+    starts: int = STARTS,
+    steps: int = STEPS,
 ) -> Found:
     """The largest share of Σ_t ‖M_t‖² that the ΔW_t of `adapters` were found to capture together.
 
@@ -59,31 +65,42 @@ def search(
     Args:
         adapters: one per layer; what several of them share is one set of numbers.
         targets: M (n, L, out, in), n problems, each with a target for each adapter.
+        inputs: X (m, in), the same for all: M_t Xᵀ and ΔW_t Xᵀ then stand in the place of M_t and
+            ΔW_t.
         starts, steps: of the search.
 
     Raises ValueError where `delta()` has another shape than the layer's weight.
     """
     starts = validation.positive_int("starts", starts)
     steps = validation.positive_int("steps", steps)
-    updates = _Updates(adapters, targets[0])
+    updates = _Updates(adapters, targets[0], inputs)
     if not updates.count:
         return Found(targets.new_zeros(len(targets)), lower_bound=False)
-    if updates.are_linear and updates.count * targets[0].numel() <= LARGEST_SYSTEM:
+    cells = targets[0].numel()  # of all ΔW_t, which are made before they meet an input
+    targets = updates.on_inputs(targets)
+    if updates.are_linear and updates.count * cells <= LARGEST_SYSTEM:
         return Found(_least_squares(updates, targets), lower_bound=False)
-    per_chunk = max(1, AT_ONCE // (starts * targets[0].numel()))
+    per_chunk = max(1, AT_ONCE // (starts * cells))
     found = [_searched(updates, part, starts, steps) for part in targets.split(per_chunk)]
     return Found(torch.cat(found), lower_bound=True)
 
 
 class _Updates:
     """ΔW of all adapters as a function of their trained numbers: points (p, n) → (p, L, out, in).
+    With inputs X (m, in) it is ΔW Xᵀ: (p, L, out, m).
 
     The numbers are counted from the adapters' start, each group (a parameter) in units of its own
     norm there, so that neither the scale of a method's start nor its α changes the search. The unit
     of a group that starts at 0 is what makes ΔW as large as `sizes`, the norms of the targets.
     """
 
-    def __init__(self, adapters: Sequence[Adapter], like: Float[Tensor, "layer out in_"]) -> None:
+    def __init__(
+        self,
+        adapters: Sequence[Adapter],
+        like: Float[Tensor, "layer out in_"],
+        inputs: Inputs | None = None,
+    ) -> None:
+        self.inputs = inputs
         self.deltas = _Deltas(adapters).to(like)
         self.vectorised = True
         named = dict(self.deltas.named_parameters())
@@ -102,6 +119,9 @@ class _Updates:
         here, there = self(torch.stack([0 * noise, noise]), self.origin.new_ones(2))
         if moved := float(torch.linalg.vector_norm(there - here)):
             self.per_size /= ROOM * moved
+
+    def on_inputs(self, matrices: Float[Tensor, "*many out in_"]) -> Float[Tensor, "*many out m"]:
+        return matrices if self.inputs is None else matrices @ self.inputs.mT
 
     def others(self, start: int) -> Float[Tensor, " number"]:
         """A point as far from the adapters' start as its numbers are large, 0 where they are 0."""
@@ -136,7 +156,7 @@ class _Updates:
             )
         }
         made: Tensor = torch.func.functional_call(self.deltas, {**self.frozen, **parts}, ())
-        return made
+        return self.on_inputs(made)
 
     @property
     def are_linear(self) -> bool:

@@ -45,7 +45,8 @@ class ReachDisplay(Display):
 
     Both pictures draw a method in the same colour, dash and marker, so the second is the legend of
     the first. The dotted diagonal is what a random M gives to every method that is a projection on
-    as many directions as it has numbers: that many of the d k directions there are.
+    as many directions as it has numbers: that many of the d k directions there are. On inputs of
+    one's own it has no meaning, and is not drawn: they may see fewer, and some more than others.
 
     Args:
         target: M (out, in).
@@ -55,6 +56,7 @@ class ReachDisplay(Display):
         limit: colours of M run from −limit to limit; None means its largest magnitude, or, where
             few entries are far larger than all others, the 99 % quantile.
         notice: what was left out, for the picture and the summary.
+        on_inputs: whether the shares are those on inputs of one's own.
 
     After `plot`: `im_`, `lines_` and `bars_` by method, `axes_`, `figure_`.
     """
@@ -68,6 +70,7 @@ class ReachDisplay(Display):
         rank: int,
         limit: float | None = None,
         notice: str = "",
+        on_inputs: bool = False,
     ) -> None:
         if target.ndim != 2 or not target.any():
             raise ValueError(f"target of shape {target.shape} is not a matrix other than zero")
@@ -79,7 +82,7 @@ class ReachDisplay(Display):
                 f"rank={rank} was not computed; choose from {', '.join(map(str, known))}"
             )
         self.target, self.name, self.reaches, self.rank = target, name, dict(reaches), rank
-        self.notice = notice
+        self.notice, self.on_inputs = notice, on_inputs
         self.limit = limit or color_limit(target)
 
     @classmethod
@@ -92,6 +95,7 @@ class ReachDisplay(Display):
         rank: int,
         name: str = "M",
         base: Float[torch.Tensor, "out in_"] | None = None,
+        x: Float[torch.Tensor, "n in_"] | None = None,
     ) -> "ReachDisplay":
         """By `mv.reach`: nothing is trained.
 
@@ -102,9 +106,16 @@ class ReachDisplay(Display):
             rank: the one that is marked.
             name: of M.
             base: W₀ (out, in), which PiSSA and Bat need.
+            x: X (n, in), inputs of your own, as in `mv.reach`.
         """
-        reaches = reaches_of(target, methods, ranks, base)
-        return cls(target=target.detach().cpu().numpy(), name=name, reaches=reaches, rank=rank)
+        reaches = reaches_of(target, methods, ranks, base, x)
+        return cls(
+            target=target.detach().cpu().numpy(),
+            name=name,
+            reaches=reaches,
+            rank=rank,
+            on_inputs=x is not None,
+        )
 
     def summary(self) -> str:
         shares = [
@@ -114,7 +125,8 @@ class ReachDisplay(Display):
             if (at := found.at(self.rank)) is not None
         ]
         return (
-            f"Target: {self.name}. Share in reach at rank {self.rank} (trained numbers): "
+            f"Target: {self.name}. Share in reach{' on your inputs' * self.on_inputs} at rank "
+            f"{self.rank} (trained numbers): "
             + ", ".join(shares)
             + (f" ({self.notice})" if self.notice else "")
         )
@@ -139,15 +151,19 @@ class ReachDisplay(Display):
             ha="center",
             va="top",
         )
-        curves.plot([0, cells], [0, 1], color=FAINT, ls=":")
+        if not self.on_inputs:
+            curves.plot([0, cells], [0, 1], color=FAINT, ls=":")
+        on_inputs = " on your inputs" * self.on_inputs
         curves.set(
             xlim=(0, 1.04 * cells),
             ylim=(-0.04, 1.06),
             xticks=[cells * part // 4 for part in range(5)],
             xlabel="trained numbers",
-            ylabel="share in reach",
+            ylabel="share in reach" + on_inputs,
         )
-        bars.set(xlim=(-0.05, 1.1), xlabel="share in reach", ylim=(len(self.reaches) - 0.5, -0.5))
+        bars.set(xlim=(-0.05, 1.1), ylim=(len(self.reaches) - 0.5, -0.5))
+        # In two lines: the bars have less room across than the curves have along.
+        bars.set_xlabel(("share in reach" + on_inputs).replace(" on", "\non"))
         bars.set_yticks(
             range(len(self.reaches)), [name.removeprefix("fixed ") for name in self.reaches]
         )
@@ -205,6 +221,7 @@ def reaches_of(
     methods: Mapping[str, Callable[[int], Method]],
     ranks: Iterable[int],
     base: Float[torch.Tensor, "out in_"] | None = None,
+    x: Float[torch.Tensor, "n in_"] | None = None,
 ) -> dict[str, Reach]:
     """The reach of each method at each rank that fits the layer; arguments as in `from_target`.
 
@@ -217,7 +234,7 @@ def reaches_of(
             method = make(rank)
             try:
                 method.check_shape(*target.shape)
-                (share,) = reaches(method, target[None], base, steps=STEPS)
+                (share,) = reaches(method, target[None], base, x=x, steps=STEPS)
             except ValueError:
                 continue
             points.append((rank, method.num_parameters(*target.shape), share))

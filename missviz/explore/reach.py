@@ -18,11 +18,12 @@ from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.shards import shard_matrix
+from missviz.analysis.reach import seen, thin_factor
 from missviz.displays.reach import Reach, ReachDisplay, reaches_of
 from missviz.experiments.tasks import TARGET_SIZE, dense, few_columns, low_rank, periodic
 from missviz.explore.methods import beside, code, on_layer, size_of
 from missviz.explore.panel import Panel, check_choices
-from missviz.explore.weights import LARGEST_SHOWN, load_weight
+from missviz.explore.weights import LARGEST_SHOWN, load_weight, own_inputs
 from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
 
@@ -121,6 +122,7 @@ def reach(
     rank: int | None = None,
     weight: Any = None,
     method: Any = None,
+    x: Any = None,
     *,
     reveal: bool = True,
 ) -> Panel:
@@ -140,10 +142,12 @@ def reach(
         method: your own beside the eight that are drawn: a method object, or a list
             (`missviz.explore.methods` has the rule). Where a reach has no closed form it is
             searched for, and the line below says "at least".
+        x: your own inputs (n, in), as lists of numbers, an array or a tensor: the share is then of
+            what M makes of them, ‖M Xᵀ‖². Targets that make nothing of them are not in the menu.
         reveal: False hides the shares until `panel.reveal()`.
 
     Raises TypeError or ValueError, naming the argument; also where target and weight have different
-    shapes, or a method of yours does not fit them.
+    shapes, a method of yours does not fit them, or your target makes nothing of your inputs.
     """
     own = beside(METHODS, method)
     fixed: dict[str, Any] = {}
@@ -159,8 +163,14 @@ def reach(
         notices.append(loaded.notice)
     if own:
         fixed["method"] = code(method)
+    inputs = None
+    if x is not None:
+        in_features = next((m.shape[1] for m in (base, wanted) if m is not None), SIZE)
+        inputs, written = own_inputs(x, in_features)
+        fixed |= written
     plain = base is None and wanted is None
-    layer = _default_layer() if plain and not own else _Layer(base, wanted, name, own)
+    usual = plain and not own and inputs is None
+    layer = _default_layer() if usual else _Layer(base, wanted, name, own, inputs)
     size = next((size_of(one) for one in own.values()), None) or min(4, max(layer.ranks))
     size = size if rank is None else rank
     ranks = sorted({*layer.ranks, *([size] if rank is None or not plain else [])})
@@ -182,6 +192,7 @@ def reach(
             rank=rank,
             limit=layer.limit,
             notice=notice,
+            on_inputs=inputs is not None,
         )
 
     return Panel("reach", display, choices, values, fixed=fixed, reveal=reveal, work=layer.work())
@@ -195,6 +206,7 @@ class _Layer:
         wanted: the reader's own target, if there is one.
         name: of it.
         own: the reader's methods beside METHODS.
+        inputs: the reader's, if there are any.
     """
 
     def __init__(
@@ -203,6 +215,7 @@ class _Layer:
         wanted: Float[Tensor, "out in_"] | None,
         name: str,
         own: Mapping[str, Method],
+        inputs: Float[Tensor, "n in_"] | None = None,
     ) -> None:
         shape = (SIZE, SIZE) if wanted is None else tuple(wanted.shape)
         if weight is None:
@@ -218,6 +231,9 @@ class _Layer:
         if not weight.any():
             raise ValueError("weight is zero: Bat and PiSSA have nothing to start from")
         self.weight = weight
+        self.inputs = None if inputs is None else thin_factor(inputs, weight)
+        if wanted is not None:
+            seen(wanted, self.inputs)
         size = TARGET_SIZE * torch.linalg.norm(weight)
         self.size = float(size if wanted is None else torch.linalg.norm(wanted))
         self.limit = LIMIT * self.size / weight.numel() ** 0.5
@@ -226,8 +242,9 @@ class _Layer:
         for known, make in TARGETS.items():
             try:
                 made = make(weight, generator_for("explore.reach", known))
+                seen(made, self.inputs)
             except ValueError:
-                continue  # this layer has no room for it
+                continue  # this layer has no room for it, or these inputs see nothing of it
             self.made[known] = made * (self.size / torch.linalg.norm(made))
         usual = weight.shape == (SIZE, SIZE)
         room = max(1, min(weight.shape) // 2)
@@ -248,7 +265,9 @@ class _Layer:
         """A target, and the reach of every method."""
         wanted = self.made[name]
         if name not in self.found:
-            self.found[name] = reaches_of(wanted, self.methods, self.computed_at, self.weight)
+            self.found[name] = reaches_of(
+                wanted, self.methods, self.computed_at, self.weight, self.inputs
+            )
         return wanted, self.found[name]
 
     def work(self) -> Iterator[str]:

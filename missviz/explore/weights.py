@@ -117,20 +117,48 @@ def own_input(
             f"x is drawn on layers up to {most} × {most}, where it can be seen; this one is "
             f"{shape[0]} × {shape[1]}: give a part of it as weight"
         )
-    plain = x.detach().cpu().double() if isinstance(x, Tensor) else x
+    values = _numbers(x)
+    if values.shape != (shape[1],):
+        raise ValueError(f"x has shape {values.shape}; the layer takes {shape[1]} numbers")
+    return values, _as_code(x, values)
+
+
+def own_inputs(x: Any, in_features: int) -> tuple[Float[Tensor, "n in_"], dict[str, Any]]:
+    """The reader's inputs X for a layer, in float64, and how `Panel.state` writes them.
+
+    Raises:
+        TypeError: not numbers.
+        ValueError: not (n, in_features); NaN or infinite.
+    """
+    values = _numbers(x)
+    if values.ndim != 2 or len(values) == 0 or values.shape[1] != in_features:
+        raise ValueError(
+            f"x has shape {values.shape}; n inputs of the layer that is shown are (n, "
+            f"{in_features}), one of them (1, {in_features})"
+        )
+    return torch.from_numpy(values), _as_code(x, values)
+
+
+def _numbers(x: Any) -> Float[np.ndarray, "*shape"]:
+    plain = x.detach().cpu().double().numpy() if isinstance(x, Tensor) else x
     wrong = f"x={x!r} is not a list of numbers, an array or a tensor"
     if isinstance(x, str):
         raise TypeError(wrong)
     try:
-        values = np.asarray(plain, dtype=np.float64)
+        values = np.array(plain, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(wrong) from error
-    if values.shape != (shape[1],):
-        raise ValueError(f"x has shape {values.shape}; the layer takes {shape[1]} numbers")
     validation.finite("x", torch.from_numpy(values))
-    written = [float(value) for value in values]
-    short = [int(value) if value.is_integer() else value for value in written]
-    return values, {"x": short if isinstance(x, list | tuple) else Name("x")}
+    return values
+
+
+def _as_code(x: Any, values: Float[np.ndarray, "*shape"]) -> dict[str, Any]:
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(one) for one in value]
+        return int(value) if value.is_integer() else value
+
+    return {"x": short(values.tolist()) if isinstance(x, list | tuple) else Name("x")}
 
 
 def _part(weight: Any, argument: str) -> Any:

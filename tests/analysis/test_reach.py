@@ -4,18 +4,21 @@ import math
 
 import pytest
 import torch
-from helpers import random
+from helpers import raises_one_sentence, random
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from methods_under_test import methods_and_shapes
+from methods_under_test import VARIANTS, methods_and_shapes
 
 import missviz as mv
 from missviz.adapters.base import Method
 from missviz.testing import random_linear, randomise
 
 
-def least_squares(method: Method, target: torch.Tensor, base: torch.Tensor) -> float:
+def least_squares(
+    method: Method, target: torch.Tensor, base: torch.Tensor, x: torch.Tensor | None = None
+) -> float:
     """For methods whose ΔW is linear in the trained numbers: fit all of them at once."""
+    x = torch.eye(target.shape[1], dtype=torch.float64) if x is None else x
     linear = torch.nn.Linear(*reversed(target.shape), bias=False).double()
     linear.weight.data = base
     adapter = method.on(linear)
@@ -24,8 +27,8 @@ def least_squares(method: Method, target: torch.Tensor, base: torch.Tensor) -> f
     for index in range(parameter.numel()):
         parameter.data.zero_()
         parameter.data.view(-1)[index] = 1.0
-        columns.append(adapter.delta().detach().flatten().clone())
-    A, M = torch.stack(columns, dim=1), target.flatten()
+        columns.append((adapter.delta().detach() @ x.mT).flatten())
+    A, M = torch.stack(columns, dim=1), (target @ x.mT).flatten()
     fitted = A @ torch.linalg.lstsq(A, M, driver="gelsd").solution
     return 1 - float((M - fitted).square().sum() / M.square().sum())
 
@@ -180,6 +183,136 @@ def test_twice_the_rank_wins_only_on_pissas_own_updates() -> None:
     assert mv.reach(mv.LoRA(2), own) < mv.reach(mv.PiSSA(2), own, base) == pytest.approx(1)
     other = random(16, 16) * base.norm() / 32
     assert mv.reach(mv.LoRA(2), other) > mv.reach(mv.PiSSA(2), other, base)
+
+
+# --- On inputs ------------------------------------------------------------------------------------
+
+
+def inputs(count: int, in_features: int, seed: int = 0) -> torch.Tensor:
+    """Correlated, of very different sizes, and with a mean: not what rotations leave as it is."""
+    mixed = random(count, in_features, seed=seed) @ random(in_features, in_features, seed=seed + 1)
+    return mixed * torch.logspace(0, -2, in_features, dtype=torch.float64) + 0.3
+
+
+@settings(max_examples=80)
+@given(
+    case=methods_and_shapes().filter(lambda case: is_linear(case[0])),
+    count=st.integers(1, 24),
+    seed=st.integers(0, 3),
+)
+def test_linear_methods_on_inputs(case: tuple[Method, int, int], count: int, seed: int) -> None:
+    method, out_features, in_features = case
+    target, base = (random(out_features, in_features, seed=s) for s in (seed, 9))
+    x = inputs(count, in_features, seed)
+    share = mv.reach(method, target, base, x=x)
+    assert not share.lower_bound
+    assert share == pytest.approx(least_squares(method, target, base, x), abs=1e-7)
+
+
+CLOSED = (mv.LoRA, mv.FixedFactor, mv.MiSS, mv.Bat, mv.S2FT, mv.DiSHA)
+LINEAR = [m for m in VARIANTS if isinstance(m, CLOSED) and is_linear(m)]
+
+
+@pytest.mark.parametrize("count", [1, 5, 30])
+@pytest.mark.parametrize("method", LINEAR, ids=lambda method: method.name)
+def test_every_linear_method_on_inputs(method: Method, count: int) -> None:
+    """Each for certain, where the shapes above are drawn."""
+    target, base, x = random(12, 16), random(12, 16, seed=9), inputs(count, 16)
+    share = mv.reach(method, target, base, x=x)
+    assert share == pytest.approx(least_squares(method, target, base, x), abs=1e-7)
+
+
+@settings(max_examples=60)
+@given(out=st.integers(1, 10), in_=st.integers(1, 10), count=st.integers(1, 16), data=st.data())
+@pytest.mark.parametrize("make", [mv.LoRA, mv.PiSSA])
+def test_products_on_inputs(make, out: int, in_: int, count: int, data: st.DataObject) -> None:
+    """No product of rank r makes outputs nearer to M Xᵀ, by Eckart-Young of these outputs, and one
+    makes them: M + B₀A₀, with its rows projected on their top left singular vectors."""
+    rank = data.draw(st.integers(1, min(out, in_)))
+    target, base, x = random(out, in_), random(out, in_, seed=9), inputs(count, in_)
+    linear = torch.nn.Linear(in_, out, bias=False).double()
+    linear.weight.data = base
+    adapter = make(rank).on(linear)
+    start = (adapter.B0 @ adapter.A0).detach() if make is mv.PiSSA else torch.zeros_like(target)
+    U, S, _ = torch.linalg.svd((target + start) @ x.mT, full_matrices=False)
+    energy = float((target @ x.mT).square().sum())
+    share = mv.reach(make(rank), target, base, x=x)
+    assert share == pytest.approx(1 - float(S[rank:].square().sum()) / energy, abs=1e-9)
+    made = U[:, :rank] @ U[:, :rank].mT @ (target + start) - start
+    assert share == pytest.approx(
+        1 - float(((target - made) @ x.mT).square().sum()) / energy, abs=1e-9
+    )
+
+
+@settings(max_examples=60)
+@given(case=methods_and_shapes().filter(lambda case: has_reach(case[0])), more=st.integers(0, 5))
+def test_orthonormal_inputs_are_none(case: tuple[Method, int, int], more: int) -> None:
+    method, out, in_ = case
+    target, base = random(out, in_), random(out, in_, seed=9)
+    usual = mv.reach(method, target, base)
+    x = torch.linalg.qr(random(in_ + more, in_, seed=2)).Q
+    for one in (torch.eye(in_, dtype=torch.float64), torch.eye(in_), x):
+        assert mv.reach(method, target, base, x=one) == pytest.approx(usual, abs=1e-6)
+
+
+@settings(max_examples=40)
+@given(case=methods_and_shapes().filter(lambda case: has_reach(case[0])), count=st.integers(1, 20))
+def test_neither_the_scale_nor_the_order_nor_the_number_of_copies_of_inputs_matters(
+    case: tuple[Method, int, int], count: int
+) -> None:
+    method, out, in_ = case
+    target, base, x = random(out, in_), random(out, in_, seed=9), inputs(count, in_)
+    share = mv.reach(method, target, base, x=x)
+    for same in (1e-200 * x, 1e200 * x, -x, x.flip(0), x.repeat(3, 1)):
+        assert mv.reach(method, target, base, x=same) == pytest.approx(share, abs=1e-6)
+
+
+def test_of_one_input_rank_1_makes_everything() -> None:
+    """And MiSS too, with any r, unless the input's sums over each owner's columns are all zero."""
+    target, x = random(6, 8), random(1, 8, seed=1)
+    assert mv.reach(mv.LoRA(1), target) < 0.6
+    for method in (mv.LoRA(1), mv.MiSS(1), mv.FixedFactor(2), mv.LoRA(1, freeze_a=True)):
+        assert mv.reach(method, target, x=x) == pytest.approx(1, abs=1e-12), method
+    assert mv.reach(mv.MiSS(4), target, x=torch.tensor([[1.0, 2, 3, 4, -1, -2, -3, -4]])) < 1e-12
+    assert mv.reach(mv.MiSS(8), target, x=x) == pytest.approx(1)
+
+
+def test_inputs_that_repeat_with_period_r_hide_nothing_from_miss() -> None:
+    """On x with x[j] = x[j + r], M x = D S with D the sums of the columns that share."""
+    target, x = random(6, 8), random(30, 4).repeat(1, 2)
+    assert mv.reach(mv.MiSS(4), target) < 0.7
+    assert mv.reach(mv.MiSS(4), target, x=x) == pytest.approx(1, abs=1e-12)
+    assert mv.reach(mv.MiSS(4, layout="block"), target, x=x) < 0.9
+
+
+def test_columns_that_no_input_uses_are_chosen_in_vain() -> None:
+    target, x = random(6, 8), random(30, 8, seed=1)
+    used = (mv.S2FT(3).on(random_linear(6, 8, torch.float64))).idx
+    x[:, used] = 0
+    assert mv.reach(mv.S2FT(3), target, x=x) == 0
+    assert mv.reach(mv.S2FT(3, "rows"), target, x=x) > 0
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        ([[1.0] * 4], TypeError, "x is not a tensor of floating-point numbers"),
+        (torch.ones(2, 4, dtype=torch.int64), TypeError, "x is not a tensor of floating-point"),
+        (torch.ones(4), ValueError, "x has shape (4,); inputs of this layer are (n, 4)"),
+        (torch.ones(4, 3), ValueError, "x has shape (4, 3); inputs of this layer are (n, 4)"),
+        (torch.ones(0, 4), ValueError, "x has shape (0, 4); inputs of this layer are (n, 4)"),
+        (torch.full((2, 4), math.nan), ValueError, "x has 8 values that are NaN or infinite of 8"),
+        (torch.zeros(2, 4), ValueError, "x is zero: M makes nothing of it"),
+        (
+            torch.tensor([[0.1, -0.1, 0, 0], [0.3, 0, 0, -0.3]]),
+            ValueError,
+            "M Xᵀ is zero: the target makes nothing of the inputs x",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", [mv.MiSS(2), mv.LoHa(2)], ids=lambda method: method.name)
+def test_bad_inputs(method: Method, x, error: type[Exception], message: str) -> None:
+    raises_one_sentence(lambda: mv.reach(method, torch.ones(3, 4), x=x), error, message)
 
 
 @pytest.mark.parametrize(

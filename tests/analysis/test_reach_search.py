@@ -49,6 +49,21 @@ def test_it_reaches_every_closed_form_and_never_exceeds_one(search, case, seed: 
     assert found >= closed - 1e-5
 
 
+@settings(max_examples=60)
+@given(case=methods_and_shapes(), count=st.integers(1, 20), seed=st.integers(0, 3))
+def test_on_inputs_it_reaches_every_closed_form(case, count: int, seed: int) -> None:
+    """Given X itself, where the closed forms take R."""
+    method, out_features, in_features = case
+    assume(has_closed_form(*case))
+    target, base = (random(out_features, in_features, seed=s) for s in (seed, 9))
+    x = random(count, in_features, seed=5) + 0.5
+    closed = mv.reach(method, target, base, x=x)
+    assert not closed.lower_bound
+    adapter = _bound(method, target, base, None, None)
+    found = reach_search.search([adapter], target[None, None], x)
+    assert closed - 1e-4 <= float(found.shares) <= closed + 1e-9
+
+
 SEARCHED: list[Method] = [
     mv.DoRA(2),
     mv.DoRA(2, norm="columns"),
@@ -82,6 +97,42 @@ def test_a_share_is_between_0_and_1_and_always_the_same(method: Method) -> None:
     assert isinstance(share, float)
     assert share.lower_bound == (method not in (mv.MoRA(2), Shift(), Halved(2)))
     assert pickle.loads(pickle.dumps(share)).lower_bound == share.lower_bound
+
+
+@pytest.mark.parametrize("method", SEARCHED, ids=lambda method: method.name)
+def test_on_inputs_a_share_is_what_some_update_makes_of_them(method: Method) -> None:
+    """What a method made itself is in its reach there too; of one input it can be more than of all,
+    and the scale of inputs changes nothing."""
+    adapter = method.on(linear_with(BASE))
+    randomise(adapter)
+    own, x = adapter.delta().detach(), random(5, 16, seed=7)
+    assert mv.reach(method, own, BASE, x=x) == pytest.approx(1, abs=1e-3)
+    target = random(12, 16, seed=1)
+    usual = mv.reach(method, target, BASE)
+    share = mv.reach(method, target, BASE, x=x)
+    assert share.lower_bound == usual.lower_bound
+    assert mv.reach(method, target, BASE, x=1e6 * x) == pytest.approx(share, abs=1e-3)
+    eye = torch.eye(16, dtype=torch.float64)
+    assert mv.reach(method, target, BASE, x=eye) == pytest.approx(usual, abs=1e-3)
+    if not isinstance(method, Shift):  # one number, which need not suit these inputs
+        assert mv.reach(method, target, BASE, x=x[:1]) > usual
+
+
+def test_gains_beside_miss_on_inputs_by_alternating_fits() -> None:
+    """ΔW x = D (sums of gain · x): for fixed gains a fit of D to outputs, for a fixed D one of the
+    gains."""
+    target, x = random(12, 16, seed=1), random(9, 16, seed=7)
+    wanted = target @ x.mT
+    owners = torch.arange(16) % 2
+    gain, best = torch.ones(16, dtype=torch.float64), 1.0
+    for _ in range(3000):
+        sums = torch.stack([(x * gain * (owners == n)).sum(1) for n in range(2)])
+        D = torch.linalg.lstsq(sums.mT, wanted.mT, driver="gelsd").solution.mT
+        per_gain = torch.stack([torch.outer(D[:, owners[j]], x[:, j]).flatten() for j in range(16)])
+        gain = torch.linalg.lstsq(per_gain.mT, wanted.flatten(), driver="gelsd").solution
+        missed = (wanted.flatten() - gain @ per_gain).square().sum()
+        best = min(best, float(missed / wanted.square().sum()))
+    assert mv.reach(GainMiSS(2), target, x=x) >= 1 - best - 1e-6
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,17 @@ def test_draws_the_closed_form(display: ReachDisplay) -> None:
         assert display.bars_[name].get_xdata()[1] == y[1]
 
 
+def test_on_inputs_it_draws_the_reach_there_and_says_so() -> None:
+    x = random(3, 12, seed=2)
+    display = ReachDisplay.from_target(TARGET, METHODS, (1, 2), rank=2, base=BASE, x=x).plot()
+    for name in METHODS:
+        made = [METHODS[name](rank) for rank in (1, 2)]
+        shares = [mv.reach(method, TARGET, BASE, x=x) for method in made]
+        np.testing.assert_allclose(display.lines_[name].get_ydata(), shares)
+    assert "Share in reach on your inputs at rank 2" in display.summary()
+    assert display.axes_[1].get_ylabel().endswith("on your inputs")
+
+
 def test_ticks_name_the_bars_in_their_order(display: ReachDisplay) -> None:
     axis = display.axes_[2]
     names = [label.get_text() for label in axis.get_yticklabels()]

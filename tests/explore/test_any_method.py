@@ -16,6 +16,7 @@ from missviz.experiments.gain_and_rate import linear_task
 from missviz.explore.methods import family, size_of, within
 from missviz.explore.panel import Panel
 from missviz.explore.reach import METHODS as IN_REACH
+from missviz.explore.reach import TARGETS as IN_TARGETS
 from missviz.testing import randomise
 
 HEAVY = np.random.default_rng(0).standard_t(3, size=(512, 128)) / 20
@@ -65,7 +66,8 @@ def test_every_panel_takes_a_method_and_its_state_is_code(name: str, method: mv.
 
 @pytest.mark.parametrize("name", ["update", "rank", "colinearity", "reach", "gradient_norms"])
 def test_slider_driven_equals_directly_drawn(name: str) -> None:
-    panel = open_panel(name, method=[GainMiSS(2), Shift()])
+    options = {"x": random(7, 24)} if name == "reach" else {}
+    panel = open_panel(name, method=[GainMiSS(2), Shift()], **options)
     points = [values for _, values in panel.view.settings()]
     stdlib_random.Random(0).shuffle(points)
     for point in points[:5]:
@@ -206,6 +208,49 @@ def test_a_planted_target_on_ones_own_weight() -> None:
     assert "Bat 100% (64)" in panel.summary
     without = mv.explore.reach(adapter.delta().detach())
     assert "Bat 100%" not in without.summary
+
+
+def test_reach_on_inputs_of_ones_own() -> None:
+    x = random(40, 24, seed=5) * torch.arange(24)
+    panel = mv.explore.reach("dense", x=x, method=GainMiSS(2))
+    assert panel.state.startswith("mv.explore.reach(method=GainMiSS(rank=2), x=x, target='dense'")
+    again = eval(panel.state, NAMESPACE | {"x": x})
+    assert again.picture == panel.picture
+    assert again.summary == panel.summary
+    assert "Share in reach on your inputs at rank 2 (trained numbers): LoRA " in panel.summary
+    found = panel.view.compute(**panel.values)
+    base = mv.explore.reach("dense").view.compute(target="dense", rank=2).target
+    np.testing.assert_array_equal(found.target, base)
+    target = torch.from_numpy(found.target)
+    for called, method in (("LoRA", mv.LoRA(2)), ("MiSS", mv.MiSS(2)), ("gain MiSS", GainMiSS(2))):
+        share = found.reaches[called].shares[found.reaches[called].at(2)]
+        assert share == pytest.approx(mv.reach(method, target, x=x), abs=1e-4), called
+        assert share > mv.reach(method, target) + 0.02, called
+    _, curves, bars = panel.figure.axes
+    assert curves.get_ylabel() == "share in reach on your inputs"
+    assert bars.get_xlabel() == "share in reach\non your inputs"
+    plain = mv.explore.reach("dense")
+    assert "on your inputs" not in plain.summary
+    assert plain.figure.axes[1].get_ylabel() == plain.figure.axes[2].get_xlabel()
+    # The diagonal of a random M is not drawn where nobody knows what it would be.
+    assert len(plain.figure.axes[1].lines) == len(IN_REACH) + 1
+    assert len(curves.lines) == len(IN_REACH) + 1  # GainMiSS instead
+
+
+def test_inputs_written_as_lists_and_beside_a_weight_and_a_target() -> None:
+    x, weight, target = [[1, 0, 0.5, 2]], random(4, 4), random(4, 4, seed=1)
+    panel = mv.explore.reach(target, weight=weight, x=x)
+    assert "x=[[1, 0, 0.5, 2]]" in panel.state
+    names = {"mv": mv, "weight": weight, "target": target}
+    assert eval(panel.state, names).picture == panel.picture
+    assert "LoRA 100% (16)" in panel.summary
+
+
+def test_a_target_that_makes_nothing_of_the_inputs_is_not_in_the_menu() -> None:
+    """The row of "invisible to MiSS" sums to 0 over each eight inputs that are the same."""
+    panel = mv.explore.reach(x=np.ones((1, 24)))
+    assert set(IN_TARGETS) - set(panel.choices["target"]) == {"invisible to MiSS"}
+    assert panel.set(target="dense").summary.startswith("Target: dense. Share in reach on your")
 
 
 @pytest.mark.parametrize("name", ["update", "rank", "colinearity", "reach", "expansion"])
@@ -360,6 +405,25 @@ TALL = Halved(100)
             lambda: mv.explore.update(weight=HEAVY, x=[1]),
             ValueError,
             "drawn on layers up to 16 × 16",
+        ),
+        (
+            lambda: mv.explore.reach(x=[1.0] * 24),
+            ValueError,
+            r"x has shape \(24,\); n inputs .* are \(n, 24\), one of them \(1, 24\)",
+        ),
+        (
+            lambda: mv.explore.reach(weight=HEAVY, x=np.ones((3, 24))),
+            ValueError,
+            r"x has shape \(3, 24\); n inputs .* are \(n, 128\)",
+        ),
+        (lambda: mv.explore.reach(x="ones"), TypeError, "x='ones' is not a list of numbers"),
+        (lambda: mv.explore.reach(x=[[1], [1, 2]]), TypeError, "is not a list of numbers"),
+        (lambda: mv.explore.reach(x=np.full((1, 24), np.inf)), ValueError, "x has 24 values"),
+        (lambda: mv.explore.reach(x=np.zeros((1, 24))), ValueError, "x is zero: M makes"),
+        (
+            lambda: mv.explore.reach(torch.ones(2, 2), x=[[1, -1]]),
+            ValueError,
+            "M Xᵀ is zero: the target makes nothing of the inputs x",
         ),
         (lambda: mv.explore.expansion(size=4, weight=HEAVY), ValueError, "size=4 and a weight"),
         (lambda: mv.explore.expansion(weight=np.ones((1, 4))), ValueError, "the smallest is 2 × 2"),
