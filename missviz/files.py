@@ -1,6 +1,7 @@
 """Files are written whole or not at all."""
 
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -13,9 +14,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     # A name of its own, because other processes may write the same file now.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; give a file in it")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)
         temporary.replace(path)
+    except OSError as error:  # that it was under another name for a while concerns nobody
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

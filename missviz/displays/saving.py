@@ -17,6 +17,10 @@ from PIL import Image
 from missviz.adapters import validation
 from missviz.files import write_whole
 
+LEAST, MOST = 50, 20_000
+"""Pixels that a side of a picture may have: below, text cannot be drawn."""
+LONGEST = 600.0
+"""Seconds of a picture of a film."""
 FILMS = (".gif", ".mp4")
 VECTORS = ("svg", "svgz", "pdf", "eps", "ps")
 
@@ -55,7 +59,7 @@ def save_figure(
 
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write pixels as .png, .jpg, .webp or .tiff; ValueError for any other ending."""
-    path, known = Path(path), (".png", ".jpg", ".jpeg", ".webp", ".tiff")
+    path, known = checked_path(path), (".png", ".jpg", ".jpeg", ".webp", ".tiff")
     if path.suffix.lower() not in known:
         raise ValueError(f"path={str(path)!r} ends in none of {', '.join(known)}")
     packed = io.BytesIO()
@@ -76,7 +80,9 @@ def save_film(
     Raises ValueError also where `seconds` is not above 0, or, for .mp4, ffmpeg is missing.
     """
     seconds = validation.positive_float("seconds", seconds)
-    path = Path(path)
+    path = checked_path(path)
+    if seconds > LONGEST:
+        raise ValueError(f"seconds={seconds:g} is too long for a picture; at most {LONGEST:g}")
     if path.suffix.lower() == ".mp4" and ffmpeg() is None:
         raise ValueError(
             f"path={str(path)!r}: .mp4 needs ffmpeg, which is not there (Debian: apt-get install "
@@ -90,10 +96,17 @@ def save_film(
     write_whole(path, pack(pictures, seconds))
 
 
+def checked_path(path: Any) -> Path:
+    """`path` as a Path that names a file; TypeError or ValueError where it is none."""
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path={path!r} is not the name of a file, such as 'slide.svg'")
+    if not Path(path).name:
+        raise ValueError(f"path={str(path)!r} names no file; give one such as 'slide.svg'")
+    return Path(path)
+
+
 def _file(figure: Figure, path: str | Path) -> Path:
-    given, path = str(path), Path(path)
-    if not path.name:
-        raise ValueError(f"path={given!r} names no file; give one such as 'slide.svg'")
+    path = checked_path(path)
     # matplotlib would write a film of one picture without a word.
     endings = sorted({*figure.canvas.get_supported_filetypes()} - {"gif"})
     if path.suffix[1:].lower() not in endings:
@@ -103,14 +116,22 @@ def _file(figure: Figure, path: str | Path) -> Path:
 
 
 def _checked(figure: Figure, dpi: Any, size: Any) -> tuple[float, tuple[int, int] | None]:
+    across, high = figure.get_size_inches()
     if size is None:
-        return (figure.dpi if dpi is None else validation.positive_float("dpi", dpi)), None
+        chosen = figure.dpi if dpi is None else validation.positive_float("dpi", dpi)
+        if not LEAST <= chosen * min(across, high) <= chosen * max(across, high) <= MOST:
+            raise ValueError(
+                f"dpi={dpi:g} makes a picture of {chosen * across:.0f} × {chosen * high:.0f} "
+                f"pixels; a side has {LEAST} to {MOST}"
+            )
+        return chosen, None
     if dpi is not None:
         raise ValueError(f"dpi={dpi!r} and size={size!r}: give one of them")
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise ValueError(f"size={size!r} is not (width, height) in pixels, such as (1920, 1080)")
     width, height = (validation.positive_int("size", side) for side in size)
-    across, high = figure.get_size_inches()
+    if not LEAST <= min(width, height) <= max(width, height) <= MOST:
+        raise ValueError(f"size={size}: a side has {LEAST} to {MOST} pixels")
     return min(width / across, height / high), (width, height)
 
 

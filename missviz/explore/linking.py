@@ -39,14 +39,16 @@ class Link:
         if not self.controls:
             each = "; ".join(f"{p.view.name} has {', '.join(p.choices)}" for p in panels)
             raise ValueError(f"these panels have no control in common: {each}")
-        self._moving = False
+        self._moving, self._linked = False, True
         for panel in panels:
             panel.observe(self._follow, names="_places")
 
     def unlink(self) -> None:
         """Let the panels move alone again."""
         for panel in self.panels:
-            panel.unobserve(self._follow, names="_places")
+            if self._linked:
+                panel.unobserve(self._follow, names="_places")
+        self._linked = False
 
     def _follow(self, change: Any) -> None:
         if self._moving:
@@ -82,7 +84,10 @@ def link(*panels: Panel, controls: tuple[str, ...] = ()) -> Link:
 
 
 class Pair(widgets.HBox):
-    """Two panels beside each other. Controls that stand alike at first move together."""
+    """Two panels beside each other, `panels`. Controls that stand alike at first move together.
+
+    What is not here (`play`, `save_steps`, `to_html`, `figure`, …) each of the two panels has.
+    """
 
     def __init__(self, first: Panel, second: Panel) -> None:
         self.panels = first, second
@@ -104,9 +109,9 @@ class Pair(widgets.HBox):
             values,
         )
 
-    def reveal(self) -> "Pair":
-        """Show what `reveal=False` hid."""
-        return self._each(lambda panel: panel.reveal())
+    def reveal(self, shown: bool = True) -> "Pair":
+        """Show what `reveal=False` hid, or hide it."""
+        return self._each(lambda panel: panel.reveal(shown))
 
     def pin(self, label: str) -> "Pair":
         """Keep both pictures as grey ghosts."""

@@ -41,8 +41,6 @@ def write_page(
         state: what the front end is told of the panel at first.
         frames: by "epoch:place,place,…", for every combination of the controls' places.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"path={str(path)!r} is a folder; give a file in it")
     look = state["_look"]
     packed = {key: [f.words, base64.b64encode(f.picture).decode()] for key, f in frames.items()}
     page = _PAGE.format(

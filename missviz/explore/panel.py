@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from missviz.adapters import validation
 from missviz.adapters.base import Method
 from missviz.displays.base import Display
-from missviz.displays.saving import FILMS, save_figure, save_film
+from missviz.displays.saving import FILMS, checked_path, save_figure, save_film
 from missviz.explore.front import LINE, FrontEnd, look_of_text
 from missviz.explore.page import write_page
 from missviz.explore.view import (
@@ -168,10 +168,11 @@ class Panel(FrontEnd):
         return self.view.drawn({**self.values, **self.view.checked(values)})
 
     @one_at_a_time
-    def reveal(self) -> "Panel":
-        """Show the outcome that `reveal=False` hid. Returns the panel."""
-        self.view.reveal()
-        self._hidden = False
+    def reveal(self, shown: bool = True) -> "Panel":
+        """Show the outcome that `reveal=False` hid, or hide it again. Returns the panel."""
+        validation.boolean("shown", shown)
+        self.view.reveal(shown)
+        self._hidden = not shown
         self._draw()
         return self
 
@@ -231,7 +232,7 @@ class Panel(FrontEnd):
         points = _grid(self.view, steps, values)
         look, figures = self.view.look, (self.view.figure({**self.values, **at}) for at in points)
         with rc_context(look):
-            if Path(path).suffix.lower() in FILMS:
+            if checked_path(path).suffix.lower() in FILMS:
                 if len(steps) != 1:
                     raise ValueError(
                         f"path={str(path)!r} is a film, of the values of one control: "
@@ -260,9 +261,14 @@ class Panel(FrontEnd):
         for name, values in steps.items():
             if not _many(values):
                 raise ValueError(f"{name}={values!r} is not a list of values, such as [1, 2, 4]")
-        grid = _grid(self.view, list(steps), {name: list(values) for name, values in steps.items()})
-        if not steps or not grid:
+        if not steps:
             raise ValueError("save_steps needs values to step through, such as rank=[1, 2, 4]")
+        if not isinstance(suffix, str) or f".{suffix.lstrip('.').lower()}" in FILMS:
+            raise ValueError(
+                f"suffix={suffix!r} is not that of a picture, such as 'svg'; a film is "
+                "panel.save('x.gif', rank=[1, 2, 4])"
+            )
+        grid = _grid(self.view, list(steps), steps)
         written = []
         for at in grid:
             label = "-".join(f"{name}-{label_of(value)}" for name, value in at.items())
@@ -278,6 +284,8 @@ class Panel(FrontEnd):
 
         Raises ValueError where that would be more than 256 pictures.
         """
+        if checked_path(path).suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"path={str(path)!r} is not that of a page, such as 'reach.html'")
         revealed, count = self.revealed, self.view.count * (1 if self.revealed else 2)
         if count > MOST_FRAMES:
             raise ValueError(
@@ -437,6 +445,9 @@ def _many(value: Any) -> bool:
 def _grid(view: View, steps: Sequence[str], values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every combination of values, those of `steps` being lists; ValueError where one is wrong."""
     listed = [list(values[name]) if name in steps else [values[name]] for name in values]
+    for name, options in zip(values, listed, strict=True):
+        if not options:
+            raise ValueError(f"{name}={values[name]!r} has no values; give some, such as [1, 2, 4]")
     points = itertools.product(*listed)
     return [view.checked(dict(zip(values, point, strict=True))) for point in points]
 

@@ -18,6 +18,8 @@ class Prediction(FrontEnd):
 
     def __init__(self, question: str, choices: Sequence[Any]) -> None:
         self.question = str(question)
+        if isinstance(choices, str) or len(set(map(str, choices))) < max(2, len(choices)):
+            raise ValueError(f"choices={choices!r} is not a list of two or more different choices")
         self._outcome: str | None = None
         super().__init__(
             _kind="question",

@@ -46,7 +46,8 @@ def side_by_side(
             raise ValueError(f"view={view!r}: two panels have their views already")
         if first is second:
             raise ValueError("first and second are one panel; open it twice")
-        return Pair(first, second).set(**values)
+        pair = Pair(first, second).set(**values)
+        return pair if reveal else pair.reveal(False)
     for name, method in (("first", first), ("second", second)):
         checked_method(name, method)
     assert isinstance(first, Method)

@@ -80,6 +80,7 @@ class View:
         """Counts what changes all frames: the outcome shown, a ghost, an edit of the figure."""
         self._pinned: tuple[Display, str] | None = None
         self._edits: dict[tuple[int, str], Any] = {}
+        self._edited = False
         self._frames: OrderedDict[tuple[int, ...], Frame] = OrderedDict()
         self._shown = self.checked(values)
         self.display = plotted(compute(**self._shown))
@@ -192,11 +193,26 @@ class View:
         try:
             with rc_context(self.look):
                 yield
+        except Exception as error:
+            if not self._edited:
+                raise
+            self._edited = False
+            self._edits.clear()
+            with rc_context(self.look):
+                self.display = self._dressed(plotted(self.compute(**self._shown)))
+            self._painter = Frames(self.display.figure_)
+            raise ValueError(
+                f"what you changed on the figure cannot be drawn, and was taken back: {error}"
+            ) from error
         finally:
             self._painter.settle()
 
     def _show(self, values: Mapping[str, Any]) -> None:
-        self.display.update(self.compute(**values))
+        wanted = self.compute(**values)
+        if type(wanted) is type(self.display):
+            self.display.update(wanted)
+        else:
+            self.display = plotted(wanted)
         if self.display.figure_ is not self._painter.figure:  # a display that is drawn anew
             self._painter = Frames(self.display.figure_)
             self._dressed(self.display)
@@ -238,6 +254,7 @@ class View:
             for name in KEPT:
                 if (value := _get(ax, name)) != _get(untouched, name):
                     self._edits[place, name] = value
+        self._edited = True
         self.forget()
         self._painter.begin_anew()
 

@@ -236,6 +236,14 @@ def test_readers_without_a_kernel_get_the_picture(panel: Panel) -> None:
         (lambda panel: panel.save("x.png", size=1080), r"size=1080 is not \(width, height\)"),
         (lambda panel: panel.save("x.png", size=(9, 9), dpi=9), "give one of them"),
         (lambda panel: panel.save("x.png", dpi=-1), "dpi=-1 is not a positive"),
+        (lambda panel: panel.save("x.png", dpi=1), "dpi=1 makes a picture of 11 × "),
+        (lambda panel: panel.save("x.png", dpi=1e5), "pixels; a side has 50 to 20000"),
+        (lambda panel: panel.save("x.png", size=(1, 1)), "a side has 50 to 20000 pixels"),
+        (lambda panel: panel.save("x.gif", rank=[]), r"rank=\[\] has no values"),
+        (lambda panel: panel.save("x.gif", rank=[1, 2], seconds=1e6), "too long for a picture"),
+        (lambda panel: panel.save_steps("nowhere", rank=[1], suffix="gif"), "suffix='gif' is not"),
+        (lambda panel: panel.save_steps("nowhere", rank=[1], suffix=None), "suffix=None is not"),
+        (lambda panel: panel.to_html("x.png"), "path='x.png' is not that of a page"),
         (lambda panel: Panel("x", None, {key: [1] for key in "abcd"}, {}), "at most three"),
     ],
 )
@@ -478,3 +486,46 @@ def test_work_goes_on_while_nobody_waits_and_says_how_far_it_is() -> None:
     in_an_event_loop(show)
     assert done == [0, 1, 2]
     assert notes == ["1 of 3", "2 of 3", "3 of 3", ""]
+
+
+@pytest.mark.parametrize("path", [3, None, b"x.png"])
+def test_what_is_no_path_is_told_so(panel: Panel, path) -> None:
+    for write in (panel.save, panel.to_html):
+        with pytest.raises(TypeError, match="is not the name of a file, such as"):
+            write(path)
+
+
+def test_a_change_that_cannot_be_drawn_is_taken_back() -> None:
+    panel = mv.explore.update(method="LoRA")
+    before = panel.picture
+    for spoil in (
+        lambda figure: figure.axes[0].set_title(r"$\frac{$"),
+        lambda figure: figure.text(0.5, 0.5, r"$\frac{$"),
+    ):
+        spoil(panel.figure)
+        with pytest.raises(ValueError, match="cannot be drawn, and was taken back"):
+            panel.set(rank=8)
+        assert panel.set(rank=2).picture == before
+
+
+def test_two_kinds_of_display_in_one_panel() -> None:
+    linear = torch.nn.Linear(8, 8)
+    adapter = mv.MiSS(2).on(linear)
+    mv.testing.randomise(adapter)
+    kinds = {
+        "update": mv.displays.UpdateDisplay.from_adapter,
+        "cosines": lambda adapter: mv.displays.ColinearityDisplay.from_adapter(adapter, width=2),
+    }
+    panel = mv.explore.panel(lambda kind: kinds[kind](adapter), kind=list(kinds))
+    first = panel.picture
+    assert panel.set(kind="cosines").picture != first
+    assert np.array_equal(pixels(panel.picture), drawn(panel.drawn()))
+    assert panel.set(kind="update").picture == first
+
+
+def test_the_outcome_can_be_hidden_again() -> None:
+    panel = mv.explore.update(reveal=False)
+    hidden = panel.picture
+    assert panel.reveal().picture != hidden
+    assert panel.reveal(False).picture == hidden
+    assert panel._hidden

@@ -39,9 +39,15 @@ def test_readers_without_a_kernel_get_the_words() -> None:
 
 
 def test_text_grows_in_lecture_mode() -> None:
-    page = mv.predict("Which?", ["a"])._look["scale"]
+    page = mv.predict("Which?", ["a", "b"])._look["scale"]
     try:
         mv.lecture()
-        assert mv.predict("Which?", ["a"])._look["scale"] > 1.3 * page
+        assert mv.predict("Which?", ["a", "b"])._look["scale"] > 1.3 * page
     finally:
         mv.lecture(False)
+
+
+@pytest.mark.parametrize("choices", [[], ["a"], "abc", ["a", "a"]])
+def test_a_question_needs_two_answers(choices) -> None:
+    with pytest.raises(ValueError, match="is not a list of two or more different choices"):
+        mv.predict("Which?", choices)

@@ -75,6 +75,7 @@ def test_linked_panels_move_together_until_they_are_unlinked() -> None:
     first.set(rank=8)  # 4 × 4 has no 8
     assert second.values["rank"] == 1
     link.unlink()
+    link.unlink()
     first.set(rank=2)
     assert second.values["rank"] == 1
     for wrong, error, message in (
@@ -102,6 +103,8 @@ def test_a_pair_is_saved_as_pixels(tmp_path) -> None:
     with pytest.raises(ValueError, match="neither panel has a control 'steps'; they have method"):
         pair.set(steps=3)
     one = pair.panels[0]
+    hidden = mv.explore.side_by_side(mv.explore.update(), mv.explore.update(), reveal=False)
+    assert not any(panel.revealed for panel in hidden.panels)
     with pytest.raises(ValueError, match="first and second are one panel"):
         mv.explore.side_by_side(one, one)
     with pytest.raises(ValueError, match="two panels have their views already"):
