@@ -169,10 +169,9 @@ class ColinearityDisplay(Display):
     def summary(self) -> str:
         cosines = "no cosines"
         if not np.isnan(self.mean):
-            cosines = (
-                f"mean cosine of {len(self.cosines)} shards {_two_digits(self.mean)} "
-                f"(Bat's law: {bat_cosine(self.sigma, self.width):.2f})"
-            )
+            cosines = f"mean cosine of {len(self.cosines)} shards {_two_digits(self.mean)}"
+            if self.name.startswith("Bat"):
+                cosines += f" (its law: {bat_cosine(self.sigma, self.width):.2f})"
         said = f"{self.name}, σ = {self.sigma:.3g}: {cosines}; {self._numbers()}"
         return f"{said} ({self.notice})" if self.notice else said
 
@@ -272,7 +271,9 @@ class ColinearityDisplay(Display):
         if self.digits_:
             self.digits_.set(self.cosines)
         self.axes_[0].set_title(f"ΔW: {self.name.removeprefix('fixed ')}")
-        mean = "no update yet" if np.isnan(self.mean) else f"mean cosine {_two_digits(self.mean)}"
+        mean = f"mean cosine {_two_digits(self.mean)}"
+        if np.isnan(self.mean):
+            mean = "a shard is 0: no cosine" if self.delta.any() else "no update yet"
         self.axes_[1].set_title(mean)
         look = method_style(self.name)
         self.points_.set(data=(self.sigmas, self.means), color=look.color, marker=look.marker)

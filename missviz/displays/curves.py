@@ -57,7 +57,7 @@ class LedLabels(EndLabels):
         drawn = {name: line for name, line in self.lines.items() if np.size(line.get_xdata())}
         groups = lying_on_one_another(drawn)
         groups.sort(key=lambda group: end_of(drawn[group[0]]))
-        said = ["\n".join(broken("\n= ".join(group))) for group in groups]
+        said = ["\n".join(broken("\n≈ ".join(group))) for group in groups]
         line = LINE * text_scale() * self.ax.figure.dpi / 72 / self.ax.bbox.height
         heights = [line * (words.count("\n") + 1) for words in said]
         places = apart([end_of(drawn[group[0]]) for group in groups], heights).tolist()

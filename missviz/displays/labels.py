@@ -128,7 +128,7 @@ class EndLabels:
             text.set_text("")
         for text, group, place in zip(self.texts, groups, places, strict=False):
             text.xy = 1, place
-            text.set_text("\n= ".join(group))
+            text.set_text("\n≈ ".join(group))
             text.set_color(self.lines[group[0]].get_color())
 
     def _end(self, line: Line2D) -> float:

@@ -144,7 +144,7 @@ class LunchDisplay(Display):
             name: place for place, group in enumerate(lying_on_one_another(lines)) for name in group
         }
         said = [
-            broken(f"= {name}" if group.get(higher) == group[name] else name, WRAP)
+            broken(f"≈ {name}" if group.get(higher) == group[name] else name, WRAP)
             for name, higher in zip(names, [*names[1:], ""], strict=True)
         ]
         heights = np.array([len(words) + 0.4 for words in said])

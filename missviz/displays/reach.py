@@ -204,7 +204,7 @@ class ReachDisplay(Display):
 
     def _fill(self) -> None:
         self.im_.set_data(self.target)
-        self.axes_[0].set_title(f"M: {self.name}")
+        self.axes_[0].set_title("\n".join(textwrap.wrap(f"M: {self.name}", CHARACTERS)))
         clipped = textwrap.wrap(beyond(self.limit, self.target), CHARACTERS)
         self.clipped_.set_text("\n".join(clipped))
         self.axes_[2].set_title(f"at rank {self.rank}")

@@ -88,7 +88,7 @@ class UpdateDisplay(Display):
             return ""
         moved = self.delta @ self.x
         y, Δy = (np.linalg.norm(vector) for vector in (self.base @ self.x + moved, moved))
-        return f"ΔW x has length {Δy:.2f}, y = W₀ x + ΔW x {y:.2f}"
+        return f"the length of ΔW x is {Δy:.2f}, that of y = W₀ x + ΔW x is {y:.2f}"
 
     def _said(self) -> str:
         if self.delta is None:
@@ -113,7 +113,8 @@ class UpdateDisplay(Display):
         if not self.delta.any():
             return "no update yet, ΔW = 0"
         different = len(np.unique(self.delta.round(12)))
-        return f"{different} different values, rank {np.linalg.matrix_rank(self.delta)}"
+        said = f"{different} different values, rank {np.linalg.matrix_rank(self.delta)}"
+        return said if self.x is None else f"{said}; above x, beside its product"
 
     def plot(self, axes: list[Axes] | None = None) -> "UpdateDisplay":
         """Draw into three axes, or into a figure of its own."""
@@ -226,7 +227,7 @@ class UpdateDisplay(Display):
             }
         for ax, im, (title, square) in zip(self.axes_, self.ims_, squares.items(), strict=True):
             im.set_data(self._with_x(square))
-            ax.set_title(title if self.x is None else f"{title}, x and product")
+            ax.set_title(title)
         for digits, square in zip(self.digits_, squares.values(), strict=False):
             digits.set(self._with_x(square))
         reason = self.name if self.delta is None else ""

@@ -22,9 +22,20 @@ class FrontEnd(anywidget.AnyWidget):
     _look = traitlets.Dict().tag(sync=True)
 
 
+TALLEST = 0.63
+"""Share of the window's height that a slide takes in a notebook: the rest is for JupyterLab's bars,
+controls and words."""
+
+
 def look_of_text() -> dict[str, Any]:
     """Scale of text, and colours, as they are now."""
-    return {"scale": text_scale(), "paper": paper(), "ink": ink(), "fill": in_lecture()}
+    return {
+        "scale": text_scale(),
+        "paper": paper(),
+        "ink": ink(),
+        "fill": in_lecture(),
+        "tallest": TALLEST,
+    }
 
 
 class Line:

@@ -32,6 +32,8 @@ from missviz.style import CSS_PER_INCH
 __all__ = ["Panel", "check_choices"]
 
 MOST_CONTROLS = 3
+TALLEST_PAGE = 0.78
+"""Share of the window's height that a slide takes on a page of its own."""
 QUIET = 0.12
 """Seconds without a move after which frames are drawn ahead: the browser shows its own first."""
 PAUSE = 0.02
@@ -85,7 +87,7 @@ class Panel(FrontEnd):
             raise ValueError(f"choices has {len(choices)} controls; a panel has at most three")
         self.view = View(name, compute, choices, values, reveal=reveal)
         self._given, self._fixed = tuple(given), dict(fixed or {})
-        self._work, self._turn = work, -1
+        self._work, self._turn, self._films = work, -1, 0
         self._soon: asyncio.TimerHandle | None = None
         figure = self.view.display.figure_
         width, height = figure.get_size_inches()
@@ -131,8 +133,11 @@ class Panel(FrontEnd):
     @property
     def figure(self) -> Figure:
         """The figure of the present picture. Titles, axis labels, limits and scales that you set on
-        its axes stay, whatever the controls do; `panel.set()` shows them at once."""
-        return self.view.figure(self.values)
+        its axes stay, whatever the controls do. The browser shows them once the cell is done."""
+        figure = self.view.figure(self.values)
+        if loop := _loop():
+            loop.call_later(QUIET, self._see_edits)
+        return figure
 
     @property
     def picture(self) -> bytes:
@@ -201,8 +206,9 @@ class Panel(FrontEnd):
         """
         validation.one_of("control", control, tuple(self.view.choices))
         seconds = validation.positive_float("seconds", seconds)
-        # The second entry tells this film from an equal one before it.
-        self._film = {"control": control, "seconds": seconds, "turn": self._film.get("turn", 0) + 1}
+        # The last entry tells this film from an equal one before it.
+        self._films += 1
+        self._film = {"control": control, "seconds": seconds, "turn": self._films}
         return self
 
     @one_at_a_time
@@ -303,6 +309,7 @@ class Panel(FrontEnd):
             self._draw()
         names = ("_kind", "_look", "_controls", "_places", "_hidden")
         state = {name: getattr(self, name) for name in names}
+        state["_look"] = {**self._look, "tallest": TALLEST_PAGE}
         write_page(Path(path), self.view.name, {**state, "_note": "", "_film": {}}, frames)
 
     # --- How it works --------------------------------------------------------------------------
@@ -340,6 +347,9 @@ class Panel(FrontEnd):
         if message["kind"] == "reveal":
             self.reveal()
             return
+        if message["kind"] == "film":  # it has begun: once is enough
+            self.set_state({"_film": {}})
+            return
         places = message["places"]
         # With two threads an earlier move may be heard after a later one.
         if message["turn"] > self._turn:
@@ -362,6 +372,11 @@ class Panel(FrontEnd):
             loop.call_later(wait, self._send_frame, places, frame)
         else:
             self._send_frame(places, frame)
+
+    @one_at_a_time
+    def _see_edits(self) -> None:
+        if self.view.touched:
+            self._draw()
 
     def _send_frame(self, places: Sequence[int], frame: Frame, failed: bool = False) -> None:
         key = _key(self.view.epoch, places)

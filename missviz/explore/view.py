@@ -134,6 +134,11 @@ class View:
         with rc_context(self.look):
             return self._dressed(plotted(self.compute(**values)))
 
+    @property
+    def touched(self) -> bool:
+        """Whether somebody changed the figure since it was drawn."""
+        return self._painter.touched
+
     def settle(self) -> None:
         """What changed on the figure until now is nobody's edit."""
         self._painter.settle()

@@ -129,7 +129,7 @@ def test_lines_on_one_another_say_so() -> None:
     near = [[1.0, 0.9, 0.8], [1.0, 0.8, 0.7]]
     close = (np.array(near) + 1e-5).tolist()
     assert names_at(race_of(a=near, b=close, c=far).axes_[0]) == [
-        "a\n= b",
+        "a\n≈ b",
         "c",
         "constant\npredictor",
     ]
@@ -146,7 +146,7 @@ def test_a_race_that_diverges_says_so() -> None:
     assert display.axes_[0].get_ylim()[1] < 5
     assert display.order == ["a", "c", "b"]
     both = race_of(a=[[1.0, np.inf], [1.0, np.inf]], b=[[1.0, np.inf], [1.0, 2.0]])
-    assert names_at(both.axes_[1]) == ["a diverged\n= b diverged"]
+    assert names_at(both.axes_[1]) == ["a diverged\n≈ b diverged"]
 
 
 def test_a_race_of_one_has_no_differences(runs: Runs) -> None:

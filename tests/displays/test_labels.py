@@ -66,7 +66,7 @@ def test_end_labels_follow_their_lines(ax) -> None:
         name: ax.plot(STEPS, h)[0] for name, h in (("a", STEPS), ("b", STEPS), ("c", 0 * STEPS))
     }
     labels = EndLabels(ax, lines)
-    assert [text.get_text() for text in labels.texts] == ["a\n= b", "c", ""]
+    assert [text.get_text() for text in labels.texts] == ["a\n≈ b", "c", ""]
     lines["b"].set_ydata(STEPS / 2)
     labels.place()
     shown = {text.get_text(): text for text in labels.texts}

@@ -329,8 +329,9 @@ def test_pages_hold_any_words(tmp_path: Path) -> None:
     page = (tmp_path / "page.html").read_text()
     assert "<!-- <script>" not in page
     assert page.count("</script>") == 1
+    (tmp_path / "folder.html").mkdir()
     with pytest.raises(IsADirectoryError, match="is a folder; give a file in it"):
-        panel.to_html(tmp_path)
+        panel.to_html(tmp_path / "folder.html")
 
 
 @pytest.mark.slow

@@ -34,7 +34,9 @@ function storedModel(state, frames) {
       if (message.kind === "reveal") {
         epoch += 1;
         model.set("_hidden", false);
-      } else if (!message.want) return;
+      } else if (!message.want) {
+        return;
+      }
       const { frame, bytes } = frameAt(state._places);
       tell("msg:custom", { kind: "frame", frame }, [bytes]);
     },

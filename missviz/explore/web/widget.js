@@ -6,17 +6,16 @@ const MOST_FRAMES = 256;
 /** Milliseconds after which a frame that did not come is asked for again, and twice that the next
  * time: Jupyter's server drops what is too much at once. */
 const PATIENCE = 2000;
-/** Milliseconds that a film waits for a frame. */
+/** Milliseconds that a film waits for a frame, and after which a kernel is said to be gone. */
 const LONGEST = 10_000;
-/** In a lecture, the share of the window's height that a picture takes: the rest is for controls
- * and words. */
-const TALLEST = 0.63;
+const GONE = "No answer from the kernel. If it was started again, run this cell again.";
 
 /**
  * @typedef {{name: string, kind: "menu" | "slider", options: string[]}} Control
  * @typedef {{key: string, words: string, failed: boolean}} Frame
  * @typedef {{scale: number, paper: string, ink: string, width: number, height: number,
- *   pixels: number, fill: boolean}} Look
+ *   pixels: number, fill: boolean,
+ *   tallest: number}} Look
  * @typedef {{get: (name: string) => any, set: (name: string, value: unknown) => void,
  *   save_changes: () => void, send: (message: unknown) => void,
  *   on: (event: string, heard: (...parts: any[]) => void) => void,
@@ -50,6 +49,7 @@ function frameOf(look) {
   root.style.setProperty("--scale", String(look.scale));
   root.style.background = look.paper;
   root.style.color = look.ink;
+  root.classList.toggle("fill", look.fill);
   return root;
 }
 
@@ -67,8 +67,9 @@ function follow(model, heard) {
 
 /** One control: names in a menu, numbers on a slider with its values below.
  * @param {Control} control
+ * @param {number} scale of text
  * @param {(place: number) => void} moved */
-function controlOf(control, moved) {
+function controlOf(control, scale, moved) {
   const labels = control.options;
   const shown = control.name.replaceAll("_", " ");
   const input =
@@ -84,7 +85,7 @@ function controlOf(control, moved) {
     parts.push(input);
   } else {
     readout.style.minWidth = `${Math.max(...labels.map((label) => label.length)) + 0.5}ch`;
-    parts.push(make("span", { class: "slider" }, [input, scaleOf(labels)]), readout);
+    parts.push(make("span", { class: "slider" }, [input, scaleOf(labels, scale)]), readout);
   }
   const show = (/** @type {number} */ at) => {
     if (control.kind === "menu") input.selectedIndex = at;
@@ -95,12 +96,15 @@ function controlOf(control, moved) {
   return { node: make("label", { class: "control" }, parts), show };
 }
 
-/** The values of a slider below it: all of them, or the ends where there is no room for all.
- * @param {string[]} labels */
-function scaleOf(labels) {
-  const room = labels.length <= 9 && labels.join("").length <= 20;
-  const ends = room ? labels : [labels[0], labels[labels.length - 1]];
-  return make("span", { class: "scale", "aria-hidden": "true" },
+/** The values of a slider below it: all of them, or the ends where they would touch.
+ * @param {string[]} labels
+ * @param {number} scale of text */
+function scaleOf(labels, scale) {
+  const [narrowest, letter] = [160, 0.75 * 0.62 * 14 * scale];
+  const apart = labels.slice(1).every((label, place) =>
+    ((label.length + labels[place].length) / 2 + 0.7) * letter < narrowest / (labels.length - 1));
+  const ends = apart ? labels : [labels[0], labels[labels.length - 1]];
+  return make("span", { class: apart ? "scale" : "scale ends", "aria-hidden": "true" },
     ends.map((label) => make("span", {}, [label])));
 }
 
@@ -119,6 +123,8 @@ function panel(model) {
 
   const picture = make("img", { class: "picture" });
   const words = make("div", { class: "words", role: "status" });
+  // In a lecture there is room for two lines; a click shows the others.
+  words.addEventListener("click", () => words.classList.toggle("open"));
   const note = make("div", { class: "note" });
   const reveal = touchable("button", { type: "button", class: "reveal" }, ["Reveal"]);
   const row = make("div", { class: "controls" });
@@ -128,7 +134,7 @@ function panel(model) {
   const sharp = `${Math.floor(look.pixels / (window.devicePixelRatio || 1))}px`;
   const ratio = look.width / look.height;
   picture.style.width = look.fill
-    ? `min(100%, ${sharp}, ${(100 * TALLEST * ratio).toFixed(1)}vh)`
+    ? `min(100%, ${sharp}, ${(100 * look.tallest * ratio).toFixed(1)}vh)`
     : `min(100%, ${look.width}px)`;
   picture.style.aspectRatio = `${look.width} / ${look.height}`;
 
@@ -149,6 +155,7 @@ function panel(model) {
       wanted = places().join(",");
       impatient = setTimeout(() => {
         patience *= 2;
+        if (patience > LONGEST) note.textContent = GONE;
         wanted = "";
         tell(false);
       }, patience);
@@ -166,7 +173,7 @@ function panel(model) {
     tell(true);
   };
   const handles = controls.map((control, index) =>
-    controlOf(control, (place) => {
+    controlOf(control, look.scale, (place) => {
       stop();
       ask(index, place);
     }),
@@ -205,6 +212,7 @@ function panel(model) {
     if (answered) {
       clearTimeout(impatient);
       [wanted, patience] = ["", PATIENCE];
+      report();
       // While a hand is faster than the kernel, an earlier frame is better than none.
       show(frame.key);
     }
@@ -261,7 +269,11 @@ function panel(model) {
   const asked = () => {
     const film = model.get("_film");
     const index = controls.findIndex((control) => control.name === film.control);
-    if (index >= 0) play(index, film.seconds);
+    if (index < 0) return;
+    // Once, in one of the places that show this panel.
+    model.set("_film", {});
+    model.send({ kind: "film" });
+    play(index, film.seconds);
   };
 
   handles.forEach((handle, index) => {
@@ -282,6 +294,8 @@ function panel(model) {
   report();
   told();
   move();
+  // A page that is opened again has an older picture than its controls.
+  tell(false);
   asked();
   const leave = follow(model, {
     "change:_places": move,
