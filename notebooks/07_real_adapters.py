@@ -75,6 +75,7 @@ def random_labels(seed):
     return lambda: x
 
 
+@one_thread()  # so small a model gains nothing from more, and loses much where others compute too
 def train(model, batch, steps, learning_rate=3e-3):
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(trained, lr=learning_rate)
@@ -102,7 +103,6 @@ print(f"base: loss {train(base, sequences(1, seed=0), steps=250):.2f}")
 
 
 # %%
-@one_thread()  # so small a model gains nothing from more, and loses much where others compute too
 def adapt(name, config, batch, seed):
     """Train an adapter with PEFT and save it, as anybody would."""
     torch.manual_seed(seed)

@@ -188,7 +188,8 @@ def test_nothing_steers_a_terminal_or_turns_a_line(tmp_path: Path) -> None:
 
 def test_errors_are_one_sentence(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    page = tmp_path / "none" / "page.html"
+    (tmp_path / "file").touch()
+    page = tmp_path / "file" / "page.html"  # no folder can be made there
     wrong = tmp_path / "wrong.safetensors"
     save_file({f"{module}.weight": torch.ones(3, 3) for module in MODULES}, wrong)
     for options in (
@@ -202,7 +203,12 @@ def test_errors_are_one_sentence(folder: Path, tmp_path: Path) -> None:
         assert result.exit_code == 2, options
         assert result.stdout == ""
         assert re.fullmatch(r"missviz: [^\n]+\n", result.stderr), result.stderr
-    assert not page.exists()
+
+
+def test_a_folder_for_the_page_is_made(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "none" / "page.html"
+    assert runner.invoke(app, ["inspect", str(folder), "--html", str(page)]).exit_code == 0
+    assert page.exists()
 
 
 def test_what_was_read_with_its_base_knows_its_base(tmp_path: Path) -> None:
