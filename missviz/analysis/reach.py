@@ -125,7 +125,7 @@ def reaches(
     inputs = None if x is None else thin_factor(x, wanted)
     asked = [seen(M, inputs) for M in wanted]
     adapter = _bound(method, wanted[0], base, generator, gradient)
-    captured = _CAPTURED.get(type(adapter))
+    captured = _closed_form(adapter)
     # Each input meets all D blocks then: no block has a problem of its own.
     joint = inputs is not None and isinstance(adapter, InputBatAdapter)
     if captured is None or joint:
@@ -194,7 +194,7 @@ def depends_on_weight(
 ) -> bool:
     """Whether the same step away from the start gives another ΔW on another W₀."""
     adapter = _bound(method, like, None, generator, gradient)
-    if type(adapter) in _CAPTURED:
+    if _closed_form(adapter) is not None:
         return isinstance(adapter, StartedProductAdapter | BatAdapter)
     other = normal(tuple(like.shape), 1.0, generator_for("another W₀"))
     here = _moved(adapter)
@@ -223,15 +223,13 @@ def _all(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
 
 def _low_rank(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     assert isinstance(adapter, LoRAAdapter)
-    if not adapter.A.requires_grad:
-        return _fixed_rows(adapter, wanted, inputs)
-    return float(torch.linalg.svdvals(wanted)[: adapter.method.rank].square().sum())
+    return float(torch.linalg.svdvals(wanted)[: len(adapter.A)].square().sum())
 
 
 def _started(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     assert isinstance(adapter, StartedProductAdapter)
     start = adapter.method.scaled(adapter.B0) @ _on(adapter.A0, inputs)
-    missed = torch.linalg.svdvals(wanted + start)[adapter.method.rank :].square().sum()
+    missed = torch.linalg.svdvals(wanted + start)[len(adapter.A) :].square().sum()
     return float(wanted.square().sum() - missed)
 
 
@@ -317,19 +315,29 @@ def _onto_rows(
     return wanted @ U[:, 1e-10 * S.max() < S]
 
 
-_CAPTURED: dict[type[Adapter], Callable[[Adapter, Seen, Inputs | None], float]] = {
-    FullFineTuningAdapter: _all,
-    FrozenFineTuningAdapter: _all,
-    LoRAAdapter: _low_rank,
-    LoRAPlusAdapter: _low_rank,
-    StartedProductAdapter: _started,
-    FixedFactorAdapter: _fixed_rows,
-    MiSSAdapter: _copies,
-    DiSHAAdapter: _copies,
-    ColumnsS2FTAdapter: _chosen,
-    RowsS2FTAdapter: _chosen,
-    OutputBatAdapter: _bat,
-    InputBatAdapter: _bat,
-    LeftBatAdapter: _bat,
+Captured = Callable[[Adapter, Seen, Inputs | None], float]
+
+_CAPTURED: dict[type[Adapter], dict[tuple[str, ...], Captured]] = {
+    FullFineTuningAdapter: {("W",): _all, ("W", "b"): _all},
+    FrozenFineTuningAdapter: {("M",): _all},
+    LoRAAdapter: {("A", "B"): _low_rank, ("B",): _fixed_rows},
+    LoRAPlusAdapter: {("A", "B"): _low_rank},
+    StartedProductAdapter: {("A", "B"): _started},
+    FixedFactorAdapter: {("D",): _fixed_rows},
+    MiSSAdapter: {("D",): _copies},
+    DiSHAAdapter: {("D",): _copies},
+    ColumnsS2FTAdapter: {("M",): _chosen},
+    RowsS2FTAdapter: {("M",): _chosen},
+    OutputBatAdapter: {("D",): _bat},
+    InputBatAdapter: {("D",): _bat},
+    LeftBatAdapter: {("D",): _bat},
 }
-"""By the very class: a subclass may have a formula of its own, and is searched."""
+"""By the very class and what of it is trained: a subclass may have a formula of its own, and a
+number that somebody froze is one that no closed form counts on."""
+
+
+def _closed_form(adapter: Adapter) -> Captured | None:
+    trained = sorted(name for name, p in adapter.named_parameters() if p.requires_grad)
+    if not vars(adapter).keys().isdisjoint(("delta", "factors")):
+        return None  # somebody gave this one adapter another formula
+    return _CAPTURED.get(type(adapter), {}).get(tuple(trained))

@@ -29,9 +29,13 @@ MEMORY = 12
 HALVINGS = 20
 LARGEST_SYSTEM = 2**22
 """Entries of a least-squares system that is solved at once: 32 MB."""
+PROBED = (1e-3, 1.0, 1e3)
+"""Steps away from the start at which ΔW is asked whether it is linear, relative to the usual."""
 AT_ONCE = 2**21
 """Entries of ΔW, over all points, that are computed at once: 16 MB."""
 ROUNDING = 1e-9
+FITTED = 1e-7
+"""Of a target's largest entry: how far ΔW may be from what least squares made of it."""
 ROOM = 4
 """A unit of a number is so many times its size at the start. Products of matrices are found in a
 third of the steps where the search begins small."""
@@ -74,12 +78,15 @@ def search(
     starts = validation.positive_int("starts", starts)
     steps = validation.positive_int("steps", steps)
     updates = _Updates(adapters, targets[0], inputs)
-    if not updates.count:
-        return Found(targets.new_zeros(len(targets)), lower_bound=False)
     cells = targets[0].numel()  # of all ΔW_t, which are made before they meet an input
     targets = updates.on_inputs(targets)
-    if updates.are_linear and updates.count * cells <= LARGEST_SYSTEM:
-        return Found(_least_squares(updates, targets), lower_bound=False)
+    if not updates.count:
+        only = updates(targets.new_zeros(1, 0), targets.new_ones(1))
+        return Found(_shares(targets, only), lower_bound=False)
+    if updates.count * cells <= LARGEST_SYSTEM and updates.are_linear():
+        shares = _least_squares(updates, targets)
+        if shares is not None:
+            return Found(shares, lower_bound=False)
     per_chunk = max(1, AT_ONCE // (starts * cells))
     found = [_searched(updates, part, starts, steps) for part in targets.split(per_chunk)]
     return Found(torch.cat(found), lower_bound=True)
@@ -109,6 +116,8 @@ class _Updates:
         self.counts = [p.numel() for p in self.start.values()]
         self.count = sum(self.counts)
         if not self.count:
+            self.origin = self.norms = like.new_zeros(0)
+            self.from_zero, self.per_size = self.norms == 0, 1.0
             return
         flat = [p.flatten() for p in self.start.values()]
         self.origin = torch.cat(flat)
@@ -158,16 +167,25 @@ class _Updates:
         made: Tensor = torch.func.functional_call(self.deltas, {**self.frozen, **parts}, ())
         return self.on_inputs(made)
 
-    @property
-    def are_linear(self) -> bool:
-        """Whether ΔW is linear in all numbers together, up to what it is at the start."""
+    def are_linear(self, size: float = 1.0) -> bool:
+        """Whether ΔW is linear in all numbers together, up to what it is at the start: near it, as
+        far out as `size`, and much farther."""
         one, two = self.noise(0), self.noise(1)
-        points = torch.stack([0 * one, one, two, one + two, -3 * one])
+        points = torch.stack([one, two, one + two, -3 * one])
+        ones = self.origin.new_ones(len(points))
         with torch.no_grad():
-            at = self(points, self.origin.new_ones(len(points)))
-        start, first, second, both, back = at
-        bend = torch.stack([both - first - second + start, back - start + 3 * (first - start)])
-        return bool(bend.abs().max() <= ROUNDING * at.abs().max())
+            start = self(0 * points[:1], ones[:1])[0]
+            for scale in PROBED:
+                first, second, both, back = at = self(scale * size * points, ones)
+                bend = torch.stack(
+                    [both - first - second + start, back - start + 3 * (first - start)]
+                )
+                # Written so that NaN is no line either.
+                if not bend.abs().max() <= ROUNDING * torch.maximum(
+                    at.abs().max(), start.abs().max()
+                ):
+                    return False
+        return True
 
 
 class _Deltas(nn.Module):
@@ -192,14 +210,27 @@ class _Deltas(nn.Module):
 
 
 @torch.no_grad()
-def _least_squares(updates: _Updates, targets: Targets) -> Float[Tensor, " target"]:
-    """The largest shares where ΔW is linear: all numbers at once, a right side for each target."""
+def _least_squares(updates: _Updates, targets: Targets) -> Float[Tensor, " target"] | None:
+    """The largest shares where ΔW is linear: all numbers at once, a right side for each target.
+
+    What counts is ΔW at the numbers that were found. None where that is another than a linear one
+    would be: a ΔW that is linear near its start, such as one that is clamped, need not be so there.
+    """
     unit, ones = torch.eye(updates.count).to(targets), targets.new_ones(updates.count)
     start = updates(torch.zeros_like(unit[:1]), ones[:1])
     system = (updates(unit, ones) - start).flatten(1).mT
     wanted = (targets - start).flatten(1).mT
     fitted = torch.linalg.lstsq(system, wanted, driver="gelsd").solution
-    missed = (wanted - system @ fitted).square().sum(0)
+    made = updates(fitted.mT, targets.new_ones(len(targets)))
+    expected = start + (system @ fitted).mT.view_as(made)
+    if not (made - expected).abs().max() <= FITTED * targets.abs().max():
+        return None
+    largest = float(torch.linalg.vector_norm(fitted, dim=0).max())
+    return _shares(targets, made) if not largest or updates.are_linear(largest) else None
+
+
+def _shares(targets: Targets, made: Targets) -> Float[Tensor, " target"]:
+    missed = (targets - made).square().sum((1, 2, 3))
     return (1 - missed / targets.square().sum((1, 2, 3))).clamp(0, 1)
 
 
