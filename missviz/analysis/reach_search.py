@@ -31,6 +31,8 @@ LARGEST_SYSTEM = 2**22
 """Entries of a least-squares system that is solved at once: 32 MB."""
 PROBED = (1e-3, 1.0, 1e3)
 """Steps away from the start at which ΔW is asked whether it is linear, relative to the usual."""
+TRIED = (-3, 4)
+"""Powers of ten, of what starts at 0, among which a drawn start is chosen."""
 AT_ONCE = 2**21
 """Entries of ΔW, over all points, that are computed at once: 16 MB."""
 ROUNDING = 1e-9
@@ -64,7 +66,7 @@ def search(
 
     Where every ΔW_t is linear in all trained numbers, least squares (`torch.linalg.lstsq`) has the
     answer. Elsewhere L-BFGS on all numbers in float64, from several starts: the adapters' own, and
-    others as far away as the numbers are large. So any result was reached by some ΔW.
+    others where all numbers are drawn. So any result was reached by some ΔW.
 
     Args:
         adapters: one per layer; what several of them share is one set of numbers.
@@ -132,9 +134,29 @@ class _Updates:
     def on_inputs(self, matrices: Float[Tensor, "*many out in_"]) -> Float[Tensor, "*many out m"]:
         return matrices if self.inputs is None else matrices @ self.inputs.mT
 
-    def others(self, start: int) -> Float[Tensor, " number"]:
-        """A point as far from the adapters' start as its numbers are large, 0 where they are 0."""
-        return torch.where(self.from_zero, 0.0, self.noise(start) / ROOM)
+    def others(
+        self, starts: int, sizes: Float[Tensor, " target"]
+    ) -> Float[Tensor, "target start number"]:
+        """Points where each number is drawn. Those that start elsewhere than at 0 move by as much
+        as they are large there. What starts at 0 is as large as makes ΔW about 1/ROOM of `sizes`:
+        at 0, where ΔW may be a product of two of them, there need not be a way down."""
+        if not starts:
+            return sizes.new_zeros(len(sizes), 0, self.count)
+        drawn = torch.stack([self.noise(n) for n in range(1, starts + 1)])
+        drawn = drawn.repeat(len(sizes), 1)
+        sizes = sizes.repeat_interleave(starts)
+        best, nearest = drawn / ROOM, torch.full_like(sizes, torch.inf)
+        with torch.no_grad():
+            still = drawn * ~self.from_zero / ROOM
+            here = self(still, sizes)
+            for exponent in range(*TRIED):
+                tried = torch.where(self.from_zero, 10.0**exponent * drawn, still)
+                moved = (self(tried, sizes) - here).flatten(1)
+                share = torch.linalg.vector_norm(moved, dim=1) / sizes
+                far = (share * ROOM).log().abs().nan_to_num(nan=torch.inf)
+                best = torch.where((far < nearest)[:, None], tried, best)
+                nearest = torch.minimum(far, nearest)
+        return best.unflatten(0, (-1, starts))
 
     def noise(self, start: int) -> Float[Tensor, " number"]:
         """Each group of norm about 1, the same for every target: the company does not matter."""
@@ -237,9 +259,10 @@ def _shares(targets: Targets, made: Targets) -> Float[Tensor, " target"]:
 def _searched(
     updates: _Updates, targets: Targets, starts: int, steps: int
 ) -> Float[Tensor, " target"]:
-    first = torch.stack([0 * updates.origin, *(updates.others(n) for n in range(1, starts))])
     wanted = targets.repeat_interleave(starts, 0)
     energy = wanted.square().sum((1, 2, 3))
+    drawn = updates.others(starts - 1, energy[::starts].sqrt())
+    first = torch.cat([0 * updates.origin.expand(len(targets), 1, -1), drawn], 1).flatten(0, 1)
 
     def missed(points: Points) -> tuple[Tensor, Points]:
         points = points.detach().requires_grad_()
@@ -249,7 +272,7 @@ def _searched(
         (gradient,) = torch.autograd.grad(value.sum(), points)
         return value.detach(), gradient
 
-    least = lowest(missed, first.repeat(len(targets), 1), steps)
+    least = lowest(missed, first, steps)
     return (1 - least.unflatten(0, (-1, starts)).amin(1)).clamp(0, 1)
 
 

@@ -410,6 +410,39 @@ def test_a_formula_that_one_adapter_was_given_counts() -> None:
     assert mv.reach(altered(mv.MiSS, double)(2), target) == pytest.approx(wanted, abs=1e-12)
 
 
+def low_rank_of_zeros(out_features: int, in_features: int) -> list[torch.Tensor]:
+    return [torch.zeros(out_features, 2), torch.zeros(2, in_features)]
+
+
+def with_a_drawn(out_features: int, in_features: int) -> list[torch.Tensor]:
+    return [torch.zeros(out_features, 2), random(2, in_features, seed=4)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "delta"),
+    [
+        (low_rank_of_zeros, lambda B, A: B @ A),
+        (with_a_drawn, lambda B, A: torch.relu(B @ A)),
+        (with_a_drawn, lambda B, A: (B @ A) ** 2),
+        (full, lambda D: D**3),
+        (lambda out, in_: [torch.zeros(out), torch.zeros(out, in_)], lambda g, D: g[:, None] * D),
+    ],
+    ids=["B A, both 0", "relu", "square", "cube", "gains, both 0"],
+)
+def test_a_start_without_a_way_down_is_not_the_end(numbers, delta) -> None:
+    """There the gradient is 0, though ΔW can be much."""
+    method = Own(numbers, delta)
+    drawn = [random(*values.shape, seed=n) for n, values in enumerate(numbers(12, 16))]
+    target = delta(*drawn)
+    assert mv.reach(method, target) > 0.9
+
+
+def test_lora_that_starts_at_zero_reaches_what_lora_does() -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(Own(low_rank_of_zeros, lambda B, A: B @ A), target)
+    assert share == pytest.approx(mv.reach(mv.LoRA(2), target), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
