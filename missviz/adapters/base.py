@@ -212,7 +212,13 @@ class Method(abc.ABC):
             given["gradient"] = gradient.detach()
         elif gradient is not None:
             raise ValueError(f"gradient: {self.name} does not start from the gradient")
-        return self.adapter(base, generator, **given)
+        made: Any = self.adapter(base, generator, **given)
+        if not isinstance(made, Adapter):
+            raise TypeError(
+                f"adapter() of {self.name} returned {type(made).__name__}, not an Adapter: does "
+                "it end with return?"
+            )
+        return made
 
     def check_layer(self, linear: nn.Linear) -> None:
         """Raise what `on` raises, without making an adapter."""

@@ -27,6 +27,9 @@ PATIENCE = 3
 MEMORY = 12
 """Steps that L-BFGS remembers."""
 HALVINGS = 20
+LARGEST_SEARCH = 2**28
+"""Entries of ΔW, over all starts and steps of one target: about ten seconds."""
+FEWEST_STEPS = 30
 LARGEST_SYSTEM = 2**22
 """Entries of a least-squares system that is solved at once: 32 MB."""
 PROBED = (1e-3, 1.0, 1e3)
@@ -73,12 +76,17 @@ def search(
         targets: M (n, L, out, in), n problems, each with a target for each adapter.
         inputs: X (m, in), the same for all: M_t Xᵀ and ΔW_t Xᵀ then stand in the place of M_t and
             ΔW_t.
-        starts, steps: of the search.
+        starts, steps: of the search, at most. Beyond 2**28 entries of ΔW over all of them (four
+            starts of 300 steps on 473 × 473) there are fewer starts, down to two, and then fewer
+            steps, down to 30.
 
-    Raises ValueError where `delta()` has another shape than the layer's weight.
+    Raises ValueError, naming the method, where `delta()` raises something, has another shape than
+    the layer's weight, or is not finite before any step.
     """
     starts = validation.positive_int("starts", starts)
     steps = validation.positive_int("steps", steps)
+    for adapter in adapters:
+        update_of(adapter)
     updates = _Updates(adapters, targets[0], inputs)
     cells = targets[0].numel()  # of all ΔW_t, which are made before they meet an input
     targets = updates.on_inputs(targets)
@@ -89,9 +97,27 @@ def search(
         shares = _least_squares(updates, targets)
         if shares is not None:
             return Found(shares, lower_bound=False)
+    starts, steps = _bounded(starts, steps, cells)
     per_chunk = max(1, AT_ONCE // (starts * cells))
     found = [_searched(updates, part, starts, steps) for part in targets.split(per_chunk)]
     return Found(torch.cat(found), lower_bound=True)
+
+
+@torch.no_grad()
+def update_of(adapter: Adapter) -> Float[Tensor, "out in_"]:
+    """ΔW as it is; ValueError, one sentence with the method's name, where it is no such matrix."""
+    name, shape = adapter.method.name, tuple(adapter.base.weight.shape)
+    try:
+        delta = adapter.delta().detach()
+    except Exception as error:  # whatever the reader's formula raises
+        raise ValueError(f"delta() of {name} raised {type(error).__name__}: {error}") from error
+    if tuple(delta.shape) != shape:
+        raise ValueError(
+            f"delta() of {name} is {tuple(delta.shape)} on a layer with a "
+            f"weight {shape}; it must have the weight's shape"
+        )
+    validation.finite(f"delta() of {name}, before any step,", delta)
+    return delta
 
 
 class _Updates:
@@ -151,8 +177,8 @@ class _Updates:
             here = self(still, sizes)
             for exponent in range(*TRIED):
                 tried = torch.where(self.from_zero, 10.0**exponent * drawn, still)
-                moved = (self(tried, sizes) - here).flatten(1)
-                share = torch.linalg.vector_norm(moved, dim=1) / sizes
+                moved = ((self(tried, sizes) - here) / _each(sizes)).flatten(1)
+                share = torch.linalg.vector_norm(moved, dim=1)
                 far = (share * ROOM).log().abs().nan_to_num(nan=torch.inf)
                 best = torch.where((far < nearest)[:, None], tried, best)
                 nearest = torch.minimum(far, nearest)
@@ -221,13 +247,7 @@ class _Deltas(nn.Module):
         made = []
         for adapter in self.adapters:
             assert isinstance(adapter, Adapter)
-            delta, shape = adapter.delta(), adapter.base.weight.shape
-            if delta.shape != shape:
-                raise ValueError(
-                    f"delta() of {adapter.method.name} is {tuple(delta.shape)} on a layer with a "
-                    f"weight {tuple(shape)}; it must have the weight's shape"
-                )
-            made.append(delta)
+            made.append(adapter.delta())
         return torch.stack(made)
 
 
@@ -241,32 +261,52 @@ def _least_squares(updates: _Updates, targets: Targets) -> Float[Tensor, " targe
     unit, ones = torch.eye(updates.count).to(targets), targets.new_ones(updates.count)
     start = updates(torch.zeros_like(unit[:1]), ones[:1])
     system = (updates(unit, ones) - start).flatten(1).mT
-    wanted = (targets - start).flatten(1).mT
+    sizes = norms(targets)
+    wanted = ((targets - start) / _each(sizes)).flatten(1).mT
     fitted = torch.linalg.lstsq(system, wanted, driver="gelsd").solution
-    made = updates(fitted.mT, targets.new_ones(len(targets)))
-    expected = start + (system @ fitted).mT.view_as(made)
-    if not (made - expected).abs().max() <= FITTED * targets.abs().max():
+    made = updates((fitted * sizes).mT, torch.ones_like(sizes))
+    expected = start / _each(sizes) + (system @ fitted).mT.view_as(made)
+    if not (made / _each(sizes) - expected).abs().max() <= FITTED:
         return None
-    largest = float(torch.linalg.vector_norm(fitted, dim=0).max())
+    largest = float((torch.linalg.vector_norm(fitted, dim=0) * sizes).max())
     return _shares(targets, made) if not largest or updates.are_linear(largest) else None
 
 
 def _shares(targets: Targets, made: Targets) -> Float[Tensor, " target"]:
-    missed = (targets - made).square().sum((1, 2, 3))
-    return (1 - missed / targets.square().sum((1, 2, 3))).clamp(0, 1)
+    sizes = _each(norms(targets))
+    missed, wanted = ((M / sizes).square().sum((1, 2, 3)) for M in (targets - made, targets))
+    return (1 - missed / wanted).clamp(0, 1)
+
+
+def norms(targets: Targets) -> Float[Tensor, " target"]:
+    """‖M‖ over all layers, where the squares may leave the range of numbers."""
+    largest = targets.abs().amax((1, 2, 3))
+    return largest * torch.linalg.vector_norm(targets / _each(largest), dim=(1, 2, 3))
+
+
+def _each(values: Float[Tensor, " target"]) -> Float[Tensor, "target 1 1 1"]:
+    return values[:, None, None, None]
+
+
+def _bounded(starts: int, steps: int, cells: int) -> tuple[int, int]:
+    """Fewer starts, then fewer steps, where ΔW is large."""
+    most = LARGEST_SEARCH // cells
+    starts = min(starts, max(2, most // steps))
+    return starts, min(steps, max(FEWEST_STEPS, most // starts))
 
 
 def _searched(
     updates: _Updates, targets: Targets, starts: int, steps: int
 ) -> Float[Tensor, " target"]:
     wanted = targets.repeat_interleave(starts, 0)
-    energy = wanted.square().sum((1, 2, 3))
-    drawn = updates.others(starts - 1, energy[::starts].sqrt())
+    sizes = norms(wanted)
+    drawn = updates.others(starts - 1, sizes[::starts])
     first = torch.cat([0 * updates.origin.expand(len(targets), 1, -1), drawn], 1).flatten(0, 1)
 
     def missed(points: Points) -> tuple[Tensor, Points]:
         points = points.detach().requires_grad_()
-        value = (wanted - updates(points, energy.sqrt())).square().sum((1, 2, 3)) / energy
+        missing = (wanted - updates(points, sizes)) / _each(sizes)
+        value = missing.square().sum((1, 2, 3))
         if not value.requires_grad:  # a delta() without a gradient: nothing to follow
             return value, torch.zeros_like(points)
         (gradient,) = torch.autograd.grad(value.sum(), points)

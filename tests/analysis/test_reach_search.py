@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import random
+from helpers import raises_one_sentence, random
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from methods_under_test import VARIANTS, methods_and_shapes
@@ -441,6 +441,106 @@ def test_lora_that_starts_at_zero_reaches_what_lora_does() -> None:
     target = random(12, 16, seed=1)
     share = mv.reach(Own(low_rank_of_zeros, lambda B, A: B @ A), target)
     assert share == pytest.approx(mv.reach(mv.LoRA(2), target), abs=1e-5)
+
+
+# --- Extremes, and what cannot be -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-170])
+@pytest.mark.parametrize(
+    "method",
+    [mv.LoRA(2), mv.MiSS(2), mv.Bat(4), mv.MoRA(2), mv.LoHa(2), Shift()],
+    ids=lambda method: method.name,
+)
+def test_squares_of_a_target_may_leave_the_range_of_numbers(method: Method, scale: float) -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(method, scale * target, BASE)
+    assert share == pytest.approx(mv.reach(method, target, BASE), abs=1e-4)
+
+
+def test_a_huge_target_makes_pissa_a_lora_and_a_tiny_one_is_lost() -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(mv.PiSSA(2), 1e200 * target, BASE)
+    assert share == pytest.approx(mv.reach(mv.LoRA(2), target), abs=1e-9)
+    lost = "target is lost in rounding beside the B₀A₀ that PiSSA r=2 starts from"
+    raises_one_sentence(lambda: mv.reach(mv.PiSSA(2), 1e-170 * target, BASE), ValueError, lost)
+
+
+@pytest.mark.parametrize("method", [mv.LoRA(2), Shift()], ids=lambda method: method.name)
+def test_arrays_and_lists_are_targets_too(method: Method) -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(method, target)
+    assert mv.reach(method, target.numpy()) == share
+    assert mv.reach(method, target.tolist()) == share
+    based = mv.reach(mv.PiSSA(2), target, BASE)
+    assert mv.reach(mv.PiSSA(2), target, BASE.numpy()) == based
+
+
+def boom(D: torch.Tensor) -> torch.Tensor:
+    raise KeyError("boom")
+
+
+def nothing(self, base, generator) -> None:
+    return None
+
+
+NOT_A_NUMBER = torch.full((12, 16), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: mv.reach(Own(full, boom), BASE), ValueError, "delta() of own raised KeyError: 'b"),
+        (
+            lambda: mv.reach(Own(full, lambda D: D * torch.nan), BASE),
+            ValueError,
+            "delta() of own, before any step, has 192 values that are NaN",
+        ),
+        (
+            lambda: mv.reach(altered(mv.LoRA, lambda a: a.A.data.fill_(torch.nan))(2), BASE),
+            ValueError,
+            "delta() of LoRA r=2, before any step, has 192 values that are NaN",
+        ),
+        (
+            lambda: mv.reach(type("Empty", (mv.LoRA,), {"adapter": nothing})(2), BASE),
+            TypeError,
+            "adapter() of LoRA r=2 returned NoneType, not an Adapter",
+        ),
+        *[
+            (
+                lambda method=method: mv.reach(method, BASE, NOT_A_NUMBER),
+                ValueError,
+                "base has 192 values that are NaN",
+            )
+            for method in (mv.Bat(4), mv.PiSSA(2), mv.DoRA(2), mv.MiSS(2))
+        ],
+        (lambda: mv.reach(mv.LoRA(2), BASE + 0j), TypeError, "target of dtype torch.complex128"),
+        (lambda: mv.reach(mv.LoRA(2), "M"), TypeError, "target of type str is no matrix of real"),
+        (lambda: mv.reach(mv.LoRA(2), [[1.0], [1, 2]]), TypeError, "target of type list is no mat"),
+        (lambda: mv.reach(mv.LoRA(2), BASE.to_sparse()), TypeError, "target is sparse, quantised"),
+        (lambda: mv.reach(mv.LoRA(2), BASE, "W"), TypeError, "base of type str is no matrix of"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(call, error, message: str) -> None:
+    raises_one_sentence(call, error, message)
+
+
+def test_a_large_layer_gets_fewer_starts_and_steps() -> None:
+    """So that a search of any layer ends: 1024 × 1024 took four minutes with all of them."""
+    assert reach_search._bounded(4, 300, 128 * 128) == (4, 300)
+    for size in (512, 1024, 2048, 4096, 8192):
+        starts, steps = reach_search._bounded(4, 300, size**2)
+        assert 2 <= starts <= 4
+        assert 30 <= steps <= 300
+        assert starts * steps * size**2 <= reach_search.LARGEST_SEARCH or (starts, steps) == (2, 30)
+    assert reach_search._bounded(1, 5, 8192**2) == (1, 5)
+
+
+def test_fewer_starts_and_steps_are_those_of_the_search(monkeypatch) -> None:
+    target = random(12, 16, seed=1)
+    little = reaches(mv.LoHa(2), target[None], starts=2, steps=30)
+    monkeypatch.setattr(reach_search, "LARGEST_SEARCH", 1)
+    assert [mv.reach(mv.LoHa(2), target)] == little
 
 
 @pytest.mark.parametrize(
