@@ -1,8 +1,11 @@
 """Reach: how much of a wanted update a method can express at all. No training."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +22,7 @@ from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.s2ft import ColumnsS2FTAdapter, RowsS2FTAdapter, S2FTAdapter
 from missviz.adapters.shards import shard_owner, shard_sums
 from missviz.adapters.started import StartedProductAdapter
-from missviz.analysis.reach_search import STARTS, STEPS, search
+from missviz.analysis.reach_search import STARTS, STEPS, search, update_of
 from missviz.randomness import generator_for, normal
 
 Matrix = Float[Tensor, "out in_"]
@@ -29,6 +32,8 @@ Seen = Float[Tensor, "out n"]
 
 ROUNDING = 1e-12
 """Of ‖M‖ ‖X‖: an M Xᵀ that is no larger counts as zero."""
+BESIDE_START = 1e-12
+"""Of ‖B₀A₀‖: a smaller M leaves no digit in their sum."""
 
 
 class Share(float):
@@ -75,28 +80,52 @@ def reach(
 
     Args:
         method: any Method; random factors come from `generator` as in `method.on`.
-        target: M (out, in).
-        base: W₀ (out, in), where ΔW depends on it: Bat, DoRA, and all that start at B₀A₀.
+        target: M (out, in): a tensor, an array, or lists of numbers.
+        base: W₀ (out, in), likewise, where ΔW depends on it: Bat, DoRA, and all that start at B₀A₀.
         generator: None means `method.on`'s default.
         gradient: ∂L/∂W₀ (out, in), which LoRA-GA starts from.
         x: X (n, in), inputs of your own. Only XᵀX matters, and its scale does not; None means any
             with XᵀX = 1, such as the identity.
 
-    Returns a number from 0 to 1, whose `lower_bound` says whether it was searched for.
+    Returns a number from 0 to 1, whose `lower_bound` says whether it was searched for. A search
+    takes about a second on 64 × 64. On a layer with more than 2**18 weights it makes fewer starts
+    and steps (`reach_search.search`), and so may find less: about ten seconds on 1024 × 1024.
 
     Raises:
-        TypeError: `method` is no Method, `x` no tensor of floating-point numbers.
-        ValueError: M is not 2-D, not finite or zero; the method does not fit its shape; `base` or
-            `gradient` is missing or of another shape; `x` is not (n, in) or not finite, or M Xᵀ is
+        TypeError: `method` is no Method, `target` or `base` no matrix of real numbers, `x` no
+            tensor of floating-point numbers.
+        ValueError: M is not 2-D, not finite, zero, or lost in rounding beside B₀A₀; the method does
+            not fit its shape; its `delta()` raises something or is not finite; `base` or `gradient`
+            is missing, not finite or of another shape; `x` is not (n, in) or not finite, or M Xᵀ is
             zero.
     """
     checked_method("method", method)
+    target = _matrix("target", target)
     if target.dim() != 2 or target.numel() == 0:
         raise ValueError(f"expected a target of shape (out, in), got {tuple(target.shape)}")
-    if base is not None and base.shape != target.shape:
-        raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
+    if base is not None:
+        base = _matrix("base", base)
+        if base.shape != target.shape:
+            raise ValueError(f"base is {tuple(base.shape)}, the target {tuple(target.shape)}")
     (share,) = reaches(method, target[None], base, generator=generator, gradient=gradient, x=x)
     return share
+
+
+def _matrix(name: str, value: Any) -> Tensor:
+    """A tensor of real numbers from a tensor, an array or lists of numbers."""
+    if not isinstance(value, Tensor):
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            array = np.array(None)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(f"{name} of type {type(value).__name__} is no matrix of real numbers")
+        return torch.from_numpy(array.astype(np.float64))
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        raise TypeError(f"{name} is sparse, quantised or without data; give a plain tensor")
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} of dtype {value.dtype} does not hold real numbers")
+    return value
 
 
 def reaches(
@@ -117,22 +146,31 @@ def reaches(
     """
     checked_method("method", method)
     validation.finite("target", targets)
+    if base is not None:
+        validation.finite("base", base)
     wanted = targets.detach().double()
-    if not all(map(_energy, wanted)):
+    if not all(M.any() for M in wanted):
         raise ValueError("target is zero: there is no energy to capture")
     if base is None and depends_on_weight(method, wanted[0], generator, gradient):
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     inputs = None if x is None else thin_factor(x, wanted)
-    asked = [seen(M, inputs) for M in wanted]
+    # By powers of two, so that no square leaves the range of numbers and no digit changes.
+    units = [2.0 ** math.frexp(float(M.abs().max()))[1] for M in wanted]
+    asked = [seen(M / unit, inputs) for M, unit in zip(wanted, units, strict=True)]
     adapter = _bound(method, wanted[0], base, generator, gradient)
-    captured = _CAPTURED.get(type(adapter))
+    captured = _closed_form(adapter)
     # Each input meets all D blocks then: no block has a problem of its own.
     joint = inputs is not None and isinstance(adapter, InputBatAdapter)
     if captured is None or joint:
         found = search([adapter], wanted[:, None], inputs, starts=starts, steps=steps)
         return [Share(share, found.lower_bound) for share in found.shares.tolist()]
     with torch.no_grad():
-        return [Share(min(1.0, max(0.0, captured(adapter, M, inputs) / _energy(M)))) for M in asked]
+        update_of(adapter)
+        shares = [
+            captured(adapter, M, inputs, unit) / _energy(M)
+            for M, unit in zip(asked, units, strict=True)
+        ]
+    return [Share(min(1.0, max(0.0, share))) for share in shares]
 
 
 def thin_factor(x: Inputs, like: Float[Tensor, "*target out in_"]) -> Inputs:
@@ -194,17 +232,18 @@ def depends_on_weight(
 ) -> bool:
     """Whether the same step away from the start gives another ΔW on another W₀."""
     adapter = _bound(method, like, None, generator, gradient)
-    if type(adapter) in _CAPTURED:
+    if _closed_form(adapter) is not None:
         return isinstance(adapter, StartedProductAdapter | BatAdapter)
     other = normal(tuple(like.shape), 1.0, generator_for("another W₀"))
-    here = _moved(adapter)
-    there = _moved(_bound(method, like, other, generator, gradient))
+    here = _moved(adapter).nan_to_num()
+    there = _moved(_bound(method, like, other, generator, gradient)).nan_to_num()
     return not torch.allclose(here, there, rtol=0, atol=1e-9 * float(here.abs().max()))
 
 
 @torch.no_grad()
 def _moved(adapter: Adapter) -> Matrix:
     """ΔW after a random step of each trained number."""
+    update_of(adapter)
     for name, parameter in adapter.named_parameters():
         if parameter.requires_grad:
             step = normal(tuple(parameter.shape), 1.0, generator_for("reach", name))
@@ -217,31 +256,34 @@ def _energy(matrix: Matrix) -> float:
     return float(torch.linalg.vector_norm(matrix)) ** 2
 
 
-def _all(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
+def _all(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     return _energy(wanted)
 
 
-def _low_rank(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
+def _low_rank(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     assert isinstance(adapter, LoRAAdapter)
-    if not adapter.A.requires_grad:
-        return _fixed_rows(adapter, wanted, inputs)
-    return float(torch.linalg.svdvals(wanted)[: adapter.method.rank].square().sum())
+    return float(torch.linalg.svdvals(wanted)[: len(adapter.A)].square().sum())
 
 
-def _started(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
+def _started(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     assert isinstance(adapter, StartedProductAdapter)
-    start = adapter.method.scaled(adapter.B0) @ _on(adapter.A0, inputs)
-    missed = torch.linalg.svdvals(wanted + start)[adapter.method.rank :].square().sum()
+    start = adapter.method.scaled(adapter.B0) @ _on(adapter.A0, inputs) / unit
+    if not BESIDE_START * torch.linalg.vector_norm(start) <= torch.linalg.vector_norm(wanted):
+        raise ValueError(
+            f"target is lost in rounding beside the B₀A₀ that {adapter.method.name} starts from; "
+            "give a larger target or a smaller base"
+        )
+    missed = torch.linalg.svdvals(wanted + start)[len(adapter.A) :].square().sum()
     return float(wanted.square().sum() - missed)
 
 
-def _fixed_rows(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
+def _fixed_rows(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     thin = adapter.factors()
     assert thin is not None
     return _energy(_onto_rows(wanted, _on(thin[1], inputs)))
 
 
-def _chosen(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
+def _chosen(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     assert isinstance(adapter, S2FTAdapter)
     if adapter.method.select == "rows":
         return _energy(wanted.index_select(0, adapter.idx))
@@ -250,7 +292,7 @@ def _chosen(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
     return _energy(_onto_rows(wanted, inputs.index_select(1, adapter.idx).mT))
 
 
-def _copies(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
+def _copies(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     assert isinstance(adapter, MiSSAdapter | DiSHAAdapter)
     rows, columns = adapter.D.shape
     layout = str(adapter.method.layout) if isinstance(adapter, MiSSAdapter) else "tiled"
@@ -272,7 +314,7 @@ def _shared(
     return shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()
 
 
-def _bat(adapter: Adapter, wanted: Seen, inputs: Inputs | None) -> float:
+def _bat(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     assert isinstance(adapter, BatAdapter)
     b = adapter.method.block_size
     # [o, i, a, c]: entry (a, c) of block (o, i). ΔW_oi is (W_oi + I) D, or D (W_oi + I).
@@ -317,19 +359,30 @@ def _onto_rows(
     return wanted @ U[:, 1e-10 * S.max() < S]
 
 
-_CAPTURED: dict[type[Adapter], Callable[[Adapter, Seen, Inputs | None], float]] = {
-    FullFineTuningAdapter: _all,
-    FrozenFineTuningAdapter: _all,
-    LoRAAdapter: _low_rank,
-    LoRAPlusAdapter: _low_rank,
-    StartedProductAdapter: _started,
-    FixedFactorAdapter: _fixed_rows,
-    MiSSAdapter: _copies,
-    DiSHAAdapter: _copies,
-    ColumnsS2FTAdapter: _chosen,
-    RowsS2FTAdapter: _chosen,
-    OutputBatAdapter: _bat,
-    InputBatAdapter: _bat,
-    LeftBatAdapter: _bat,
+Captured = Callable[[Adapter, Seen, Inputs | None, float], float]
+"""Of an adapter, a target in a unit, inputs, and the unit: the energy that is reached."""
+
+_CAPTURED: dict[type[Adapter], dict[tuple[str, ...], Captured]] = {
+    FullFineTuningAdapter: {("W",): _all, ("W", "b"): _all},
+    FrozenFineTuningAdapter: {("M",): _all},
+    LoRAAdapter: {("A", "B"): _low_rank, ("B",): _fixed_rows},
+    LoRAPlusAdapter: {("A", "B"): _low_rank},
+    StartedProductAdapter: {("A", "B"): _started},
+    FixedFactorAdapter: {("D",): _fixed_rows},
+    MiSSAdapter: {("D",): _copies},
+    DiSHAAdapter: {("D",): _copies},
+    ColumnsS2FTAdapter: {("M",): _chosen},
+    RowsS2FTAdapter: {("M",): _chosen},
+    OutputBatAdapter: {("D",): _bat},
+    InputBatAdapter: {("D",): _bat},
+    LeftBatAdapter: {("D",): _bat},
 }
-"""By the very class: a subclass may have a formula of its own, and is searched."""
+"""By the very class and what of it is trained: a subclass may have a formula of its own, and a
+number that somebody froze is one that no closed form counts on."""
+
+
+def _closed_form(adapter: Adapter) -> Captured | None:
+    trained = sorted(name for name, p in adapter.named_parameters() if p.requires_grad)
+    if not vars(adapter).keys().isdisjoint(("delta", "factors")):
+        return None  # somebody gave this one adapter another formula
+    return _CAPTURED.get(type(adapter), {}).get(tuple(trained))

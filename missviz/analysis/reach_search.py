@@ -27,11 +27,20 @@ PATIENCE = 3
 MEMORY = 12
 """Steps that L-BFGS remembers."""
 HALVINGS = 20
+LARGEST_SEARCH = 2**28
+"""Entries of ΔW, over all starts and steps of one target: about ten seconds."""
+FEWEST_STEPS = 30
 LARGEST_SYSTEM = 2**22
 """Entries of a least-squares system that is solved at once: 32 MB."""
+PROBED = (1e-3, 1.0, 1e3)
+"""Steps away from the start at which ΔW is asked whether it is linear, relative to the usual."""
+TRIED = (-3, 4)
+"""Powers of ten, of what starts at 0, among which a drawn start is chosen."""
 AT_ONCE = 2**21
 """Entries of ΔW, over all points, that are computed at once: 16 MB."""
 ROUNDING = 1e-9
+FITTED = 1e-7
+"""Of a target's largest entry: how far ΔW may be from what least squares made of it."""
 ROOM = 4
 """A unit of a number is so many times its size at the start. Products of matrices are found in a
 third of the steps where the search begins small."""
@@ -60,29 +69,55 @@ def search(
 
     Where every ΔW_t is linear in all trained numbers, least squares (`torch.linalg.lstsq`) has the
     answer. Elsewhere L-BFGS on all numbers in float64, from several starts: the adapters' own, and
-    others as far away as the numbers are large. So any result was reached by some ΔW.
+    others where all numbers are drawn. So any result was reached by some ΔW.
 
     Args:
         adapters: one per layer; what several of them share is one set of numbers.
         targets: M (n, L, out, in), n problems, each with a target for each adapter.
         inputs: X (m, in), the same for all: M_t Xᵀ and ΔW_t Xᵀ then stand in the place of M_t and
             ΔW_t.
-        starts, steps: of the search.
+        starts, steps: of the search, at most. Beyond 2**28 entries of ΔW over all of them (four
+            starts of 300 steps on 473 × 473) there are fewer starts, down to two, and then fewer
+            steps, down to 30.
 
-    Raises ValueError where `delta()` has another shape than the layer's weight.
+    Raises ValueError, naming the method, where `delta()` raises something, has another shape than
+    the layer's weight, or is not finite before any step.
     """
     starts = validation.positive_int("starts", starts)
     steps = validation.positive_int("steps", steps)
+    for adapter in adapters:
+        update_of(adapter)
     updates = _Updates(adapters, targets[0], inputs)
-    if not updates.count:
-        return Found(targets.new_zeros(len(targets)), lower_bound=False)
     cells = targets[0].numel()  # of all ΔW_t, which are made before they meet an input
     targets = updates.on_inputs(targets)
-    if updates.are_linear and updates.count * cells <= LARGEST_SYSTEM:
-        return Found(_least_squares(updates, targets), lower_bound=False)
+    if not updates.count:
+        only = updates(targets.new_zeros(1, 0), targets.new_ones(1))
+        return Found(_shares(targets, only), lower_bound=False)
+    if updates.count * cells <= LARGEST_SYSTEM and updates.are_linear():
+        shares = _least_squares(updates, targets)
+        if shares is not None:
+            return Found(shares, lower_bound=False)
+    starts, steps = _bounded(starts, steps, cells)
     per_chunk = max(1, AT_ONCE // (starts * cells))
     found = [_searched(updates, part, starts, steps) for part in targets.split(per_chunk)]
     return Found(torch.cat(found), lower_bound=True)
+
+
+@torch.no_grad()
+def update_of(adapter: Adapter) -> Float[Tensor, "out in_"]:
+    """ΔW as it is; ValueError, one sentence with the method's name, where it is no such matrix."""
+    name, shape = adapter.method.name, tuple(adapter.base.weight.shape)
+    try:
+        delta = adapter.delta().detach()
+    except Exception as error:  # whatever the reader's formula raises
+        raise ValueError(f"delta() of {name} raised {type(error).__name__}: {error}") from error
+    if tuple(delta.shape) != shape:
+        raise ValueError(
+            f"delta() of {name} is {tuple(delta.shape)} on a layer with a "
+            f"weight {shape}; it must have the weight's shape"
+        )
+    validation.finite(f"delta() of {name}, before any step,", delta)
+    return delta
 
 
 class _Updates:
@@ -109,6 +144,8 @@ class _Updates:
         self.counts = [p.numel() for p in self.start.values()]
         self.count = sum(self.counts)
         if not self.count:
+            self.origin = self.norms = like.new_zeros(0)
+            self.from_zero, self.per_size = self.norms == 0, 1.0
             return
         flat = [p.flatten() for p in self.start.values()]
         self.origin = torch.cat(flat)
@@ -123,9 +160,29 @@ class _Updates:
     def on_inputs(self, matrices: Float[Tensor, "*many out in_"]) -> Float[Tensor, "*many out m"]:
         return matrices if self.inputs is None else matrices @ self.inputs.mT
 
-    def others(self, start: int) -> Float[Tensor, " number"]:
-        """A point as far from the adapters' start as its numbers are large, 0 where they are 0."""
-        return torch.where(self.from_zero, 0.0, self.noise(start) / ROOM)
+    def others(
+        self, starts: int, sizes: Float[Tensor, " target"]
+    ) -> Float[Tensor, "target start number"]:
+        """Points where each number is drawn. Those that start elsewhere than at 0 move by as much
+        as they are large there. What starts at 0 is as large as makes ΔW about 1/ROOM of `sizes`:
+        at 0, where ΔW may be a product of two of them, there need not be a way down."""
+        if not starts:
+            return sizes.new_zeros(len(sizes), 0, self.count)
+        drawn = torch.stack([self.noise(n) for n in range(1, starts + 1)])
+        drawn = drawn.repeat(len(sizes), 1)
+        sizes = sizes.repeat_interleave(starts)
+        best, nearest = drawn / ROOM, torch.full_like(sizes, torch.inf)
+        with torch.no_grad():
+            still = drawn * ~self.from_zero / ROOM
+            here = self(still, sizes)
+            for exponent in range(*TRIED):
+                tried = torch.where(self.from_zero, 10.0**exponent * drawn, still)
+                moved = ((self(tried, sizes) - here) / _each(sizes)).flatten(1)
+                share = torch.linalg.vector_norm(moved, dim=1)
+                far = (share * ROOM).log().abs().nan_to_num(nan=torch.inf)
+                best = torch.where((far < nearest)[:, None], tried, best)
+                nearest = torch.minimum(far, nearest)
+        return best.unflatten(0, (-1, starts))
 
     def noise(self, start: int) -> Float[Tensor, " number"]:
         """Each group of norm about 1, the same for every target: the company does not matter."""
@@ -158,16 +215,25 @@ class _Updates:
         made: Tensor = torch.func.functional_call(self.deltas, {**self.frozen, **parts}, ())
         return self.on_inputs(made)
 
-    @property
-    def are_linear(self) -> bool:
-        """Whether ΔW is linear in all numbers together, up to what it is at the start."""
+    def are_linear(self, size: float = 1.0) -> bool:
+        """Whether ΔW is linear in all numbers together, up to what it is at the start: near it, as
+        far out as `size`, and much farther."""
         one, two = self.noise(0), self.noise(1)
-        points = torch.stack([0 * one, one, two, one + two, -3 * one])
+        points = torch.stack([one, two, one + two, -3 * one])
+        ones = self.origin.new_ones(len(points))
         with torch.no_grad():
-            at = self(points, self.origin.new_ones(len(points)))
-        start, first, second, both, back = at
-        bend = torch.stack([both - first - second + start, back - start + 3 * (first - start)])
-        return bool(bend.abs().max() <= ROUNDING * at.abs().max())
+            start = self(0 * points[:1], ones[:1])[0]
+            for scale in PROBED:
+                first, second, both, back = at = self(scale * size * points, ones)
+                bend = torch.stack(
+                    [both - first - second + start, back - start + 3 * (first - start)]
+                )
+                # Written so that NaN is no line either.
+                if not bend.abs().max() <= ROUNDING * torch.maximum(
+                    at.abs().max(), start.abs().max()
+                ):
+                    return False
+        return True
 
 
 class _Deltas(nn.Module):
@@ -181,44 +247,72 @@ class _Deltas(nn.Module):
         made = []
         for adapter in self.adapters:
             assert isinstance(adapter, Adapter)
-            delta, shape = adapter.delta(), adapter.base.weight.shape
-            if delta.shape != shape:
-                raise ValueError(
-                    f"delta() of {adapter.method.name} is {tuple(delta.shape)} on a layer with a "
-                    f"weight {tuple(shape)}; it must have the weight's shape"
-                )
-            made.append(delta)
+            made.append(adapter.delta())
         return torch.stack(made)
 
 
 @torch.no_grad()
-def _least_squares(updates: _Updates, targets: Targets) -> Float[Tensor, " target"]:
-    """The largest shares where ΔW is linear: all numbers at once, a right side for each target."""
+def _least_squares(updates: _Updates, targets: Targets) -> Float[Tensor, " target"] | None:
+    """The largest shares where ΔW is linear: all numbers at once, a right side for each target.
+
+    What counts is ΔW at the numbers that were found. None where that is another than a linear one
+    would be: a ΔW that is linear near its start, such as one that is clamped, need not be so there.
+    """
     unit, ones = torch.eye(updates.count).to(targets), targets.new_ones(updates.count)
     start = updates(torch.zeros_like(unit[:1]), ones[:1])
     system = (updates(unit, ones) - start).flatten(1).mT
-    wanted = (targets - start).flatten(1).mT
+    sizes = norms(targets)
+    wanted = ((targets - start) / _each(sizes)).flatten(1).mT
     fitted = torch.linalg.lstsq(system, wanted, driver="gelsd").solution
-    missed = (wanted - system @ fitted).square().sum(0)
-    return (1 - missed / targets.square().sum((1, 2, 3))).clamp(0, 1)
+    made = updates((fitted * sizes).mT, torch.ones_like(sizes))
+    expected = start / _each(sizes) + (system @ fitted).mT.view_as(made)
+    if not (made / _each(sizes) - expected).abs().max() <= FITTED:
+        return None
+    largest = float((torch.linalg.vector_norm(fitted, dim=0) * sizes).max())
+    return _shares(targets, made) if not largest or updates.are_linear(largest) else None
+
+
+def _shares(targets: Targets, made: Targets) -> Float[Tensor, " target"]:
+    sizes = _each(norms(targets))
+    missed, wanted = ((M / sizes).square().sum((1, 2, 3)) for M in (targets - made, targets))
+    return (1 - missed / wanted).clamp(0, 1)
+
+
+def norms(targets: Targets) -> Float[Tensor, " target"]:
+    """‖M‖ over all layers, where the squares may leave the range of numbers."""
+    largest = targets.abs().amax((1, 2, 3))
+    return largest * torch.linalg.vector_norm(targets / _each(largest), dim=(1, 2, 3))
+
+
+def _each(values: Float[Tensor, " target"]) -> Float[Tensor, "target 1 1 1"]:
+    return values[:, None, None, None]
+
+
+def _bounded(starts: int, steps: int, cells: int) -> tuple[int, int]:
+    """Fewer starts, then fewer steps, where ΔW is large."""
+    most = LARGEST_SEARCH // cells
+    starts = min(starts, max(2, most // steps))
+    return starts, min(steps, max(FEWEST_STEPS, most // starts))
 
 
 def _searched(
     updates: _Updates, targets: Targets, starts: int, steps: int
 ) -> Float[Tensor, " target"]:
-    first = torch.stack([0 * updates.origin, *(updates.others(n) for n in range(1, starts))])
     wanted = targets.repeat_interleave(starts, 0)
-    energy = wanted.square().sum((1, 2, 3))
+    sizes = norms(wanted)
+    drawn = updates.others(starts - 1, sizes[::starts])
+    first = torch.cat([0 * updates.origin.expand(len(targets), 1, -1), drawn], 1).flatten(0, 1)
 
     def missed(points: Points) -> tuple[Tensor, Points]:
         points = points.detach().requires_grad_()
-        value = (wanted - updates(points, energy.sqrt())).square().sum((1, 2, 3)) / energy
+        missing = (wanted - updates(points, sizes)) / _each(sizes)
+        value = missing.square().sum((1, 2, 3))
         if not value.requires_grad:  # a delta() without a gradient: nothing to follow
             return value, torch.zeros_like(points)
         (gradient,) = torch.autograd.grad(value.sum(), points)
         return value.detach(), gradient
 
-    least = lowest(missed, first.repeat(len(targets), 1), steps)
+    least = lowest(missed, first, steps)
     return (1 - least.unflatten(0, (-1, starts)).amin(1)).clamp(0, 1)
 
 

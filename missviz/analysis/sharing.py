@@ -13,7 +13,7 @@ from missviz.adapters.attach import attach
 from missviz.adapters.base import Adapter, Method, checked_method, linear_with
 from missviz.adapters.mos import MoS, MoSAdapter, joined
 from missviz.analysis.reach import depends_on_weight, reaches
-from missviz.analysis.reach_search import search
+from missviz.analysis.reach_search import Found, search
 from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 
@@ -100,8 +100,21 @@ def shared_reach(
     Raises:
         TypeError: `method` is no Method.
         ValueError: `targets` is not 4-D, not finite, or zero for one of the layers; `seeds` are
-            not n; the method does not fit the layers, or its ΔW depends on W₀: here there is none.
+            not n; the method does not fit the layers, starts from the gradient of a loss, or its ΔW
+            depends on W₀: here there is none.
     """
+    return shared_found(method, targets, seeds=seeds, starts=starts, steps=steps).shares
+
+
+def shared_found(
+    method: Method,
+    targets: Targets,
+    *,
+    seeds: Sequence[int] | None = None,
+    starts: int = 4,
+    steps: int = 100,
+) -> Found:
+    """`shared_reach`, and whether it is a lower bound."""
     if targets.dim() != 4 or targets.numel() == 0:
         raise ValueError(
             f"targets of shape {tuple(targets.shape)} are not (problem, layer, out, in)"
@@ -113,37 +126,56 @@ def shared_reach(
     if not energy.all():
         raise ValueError("targets: one layer's is zero: there is no energy to capture")
     checked_method("method", method)
+    if method.needs_gradient:
+        raise ValueError(f"{method} starts from the gradient of a loss, and there is none here")
     if type(method).shared is Method.shared:
         if depends_on_weight(method, wanted[0, 0]):
             raise ValueError(f"{method}: what ΔW can be depends on W₀, and there is none here")
         found = reaches(method, wanted.flatten(0, 1), starts=starts, steps=steps)
-        return (torch.tensor(found).view_as(energy) * energy).sum(1) / energy.sum(1)
+        shares = (torch.tensor(found).view_as(energy) * energy).sum(1) / energy.sum(1)
+        return Found(shares, any(share.lower_bound for share in found))
     seeds = range(problems) if seeds is None else seeds
     if len(seeds) != problems:
         raise ValueError(f"seeds has {len(seeds)} entries for {problems} problems")
     if not isinstance(method, MoS):
         return _searched(method, wanted, seeds, starts, steps)
     wirings = {seed: Wiring.of(method, layers, out, in_, seed=seed) for seed in set(seeds)}
-    if method == MoS(None, method.budget, dissociate=False, alpha=method.alpha):
+    if is_pure_sharing(method):
         # Σ_t ‖M_t − ΔW‖² is least where ΔW is nearest to the mean of all M_t.
         values = torch.linalg.svdvals(wanted.mean(1))[:, : method.budget * layers]
-        return layers * values.square().sum(1) / energy.sum(1)
-    return wired_reach(wanted, [wirings[seed] for seed in seeds], starts=starts, steps=steps)
+        return Found(layers * values.square().sum(1) / energy.sum(1), lower_bound=False)
+    drawn = [wirings[seed] for seed in seeds]
+    return Found(wired_reach(wanted, drawn, starts=starts, steps=steps), lower_bound=True)
+
+
+def is_pure_sharing(method: Method) -> bool:
+    """Whether all layers have the same ΔW."""
+    if not isinstance(method, MoS):
+        return False
+    return method == MoS(None, method.budget, dissociate=False, alpha=method.alpha)
 
 
 def _searched(
     method: Method, targets: Targets, seeds: Sequence[int], starts: int, steps: int
-) -> Float[Tensor, " problem"]:
+) -> Found:
     """One search for all layers that share, and for all problems of one seed."""
-    _, layers, out, in_ = targets.shape
-    shares = targets.new_zeros(len(targets))
+    shares, lower_bound = targets.new_zeros(len(targets)), False
     for seed in dict.fromkeys(seeds):
-        linears = [linear_with(targets.new_ones(out, in_)) for _ in range(layers)]
-        attached = attach(nn.ModuleList(linears), method, seed=seed)
-        adapters = [adapter for adapter in attached if isinstance(adapter, Adapter)]
+        adapters = on_layers(method, *targets.shape[1:], seed=seed)
         own = torch.tensor([other == seed for other in seeds])
-        shares[own] = search(adapters, targets[own], starts=starts, steps=steps).shares
-    return shares
+        found = search(adapters, targets[own], starts=starts, steps=steps)
+        shares[own], lower_bound = found.shares, lower_bound or found.lower_bound
+    return Found(shares, lower_bound)
+
+
+def on_layers(
+    method: Method, layers: int, out_features: int, in_features: int, *, seed: int = 0
+) -> list[Adapter]:
+    """The method on so many layers at once, in float64, as `missviz.attach(…, seed=seed)` does."""
+    weight = torch.ones(out_features, in_features, dtype=torch.float64)
+    linears = nn.ModuleList(linear_with(weight) for _ in range(layers))
+    attached = attach(linears, method, seed=seed)
+    return [adapter for adapter in attached if isinstance(adapter, Adapter)]
 
 
 @one_thread()
@@ -228,7 +260,7 @@ def sharing_table(
     steps: int = 100,
 ) -> pd.DataFrame:
     """`shared_reach` of each method on `layer_targets`: one row per method, alike and seed, with
-    share.
+    share, and at_least: whether a search found it, so that the reach may be larger.
 
     A seed decides both what the layers want and MoS's indices, the same at every c.
     """
@@ -244,8 +276,8 @@ def sharing_table(
     drawn = [seed for _, seed in points]
     tables = []
     for name, method in methods.items():
-        shares = shared_reach(method, targets, seeds=drawn, starts=starts, steps=steps)
+        found = shared_found(method, targets, seeds=drawn, starts=starts, steps=steps)
         table = pd.DataFrame(points, columns=["alike", "seed"])
         table.insert(0, "method", name)
-        tables.append(table.assign(share=shares.numpy()))
+        tables.append(table.assign(share=found.shares.numpy(), at_least=found.lower_bound))
     return pd.concat(tables, ignore_index=True)

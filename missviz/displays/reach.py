@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from matplotlib.artist import Artist
 
-from missviz.adapters.base import Method
+from missviz.adapters.base import Method, linear_with
 from missviz.analysis.reach import reaches
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells, beyond, color_limit
@@ -225,17 +225,23 @@ def reaches_of(
 ) -> dict[str, Reach]:
     """The reach of each method at each rank that fits the layer; arguments as in `from_target`.
 
-    Where it is searched for, within 100 steps: `mv.reach` may find a little more.
+    Where it is searched for, within 100 steps: `mv.reach` may find a little more. A method that
+    starts from the gradient gets −M XᵀX, that of ½‖(M − ΔW) Xᵀ‖² at ΔW = 0.
+
+    Raises what `reaches` does for a method that fits the layer.
     """
+    gradient = -target.detach() if x is None else -target.detach() @ (x.mT @ x).to(target)
     wanted, found = list(ranks), {}
     for name, make in methods.items():
         points = []
         for rank in wanted:
             method = make(rank)
+            given = gradient if method.needs_gradient else None
             try:
-                method.check_shape(*target.shape)
-                (share,) = reaches(method, target[None], base, x=x, steps=STEPS)
+                (share,) = reaches(method, target[None], base, x=x, steps=STEPS, gradient=given)
             except ValueError:
+                if _fits(method, target, base, gradient):
+                    raise
                 continue
             points.append((rank, method.num_parameters(*target.shape), share))
         ranked, numbers, shares = zip(*points, strict=True) if points else ((), (), ())
@@ -246,3 +252,19 @@ def reaches_of(
             any(share.lower_bound for share in shares),
         )
     return found
+
+
+def _fits(
+    method: Method,
+    target: Float[torch.Tensor, "out in_"],
+    base: Float[torch.Tensor, "out in_"] | None,
+    gradient: Float[torch.Tensor, "out in_"],
+) -> bool:
+    """Whether there is such a method on a layer of this shape."""
+    linear = linear_with(torch.ones_like(target) if base is None else base.detach())
+    given = gradient.to(linear.weight) if method.needs_gradient else None
+    try:
+        method.on(linear, gradient=given)
+    except ValueError:
+        return False
+    return True

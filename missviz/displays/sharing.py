@@ -29,7 +29,8 @@ class SharingDisplay(Display):
 
     Args:
         targets: M_t (L, out, in) of one problem at that c.
-        curves: one row per method and c: method, alike, mean, low, high.
+        curves: one row per method and c: method, alike, mean, low, high; and at_least, where a
+            mean may be larger than what was found.
         alike: the c that is marked.
         limit: colours of M run from −limit to limit; None means the largest magnitude.
         note: where the curves come from, if they were not computed now.
@@ -85,9 +86,19 @@ class SharingDisplay(Display):
         count = len(flat)
         return float((products.sum() - count) / max(count * (count - 1), 1))
 
+    @property
+    def at_least(self) -> set[str]:
+        """Methods whose reach may be larger than what is drawn."""
+        if "at_least" not in self.curves:
+            return set()
+        return set(self.curves.loc[self.curves["at_least"].astype(bool), "method"])
+
     def summary(self) -> str:
         here = self.curves[self.curves["alike"] == self.alike]
-        shares = ", ".join(f"{row.method} {row.mean:.0%}" for row in here.itertuples())
+        shares = ", ".join(
+            f"{row.method} {'at least ' * (row.method in self.at_least)}{row.mean:.0%}"
+            for row in here.itertuples()
+        )
         return (
             f"{len(self.targets)} layers, c = {self.alike:g}: mean cosine of what two of them want "
             f"{self.cosine:.2f}. Share in reach with equal trained numbers: {shares}"
@@ -116,7 +127,9 @@ class SharingDisplay(Display):
         methods = list(dict.fromkeys(self.curves["method"]))
         bars.set(xlim=(-0.05, 1.1), ylim=(len(methods) - 0.5, -0.5), xlabel="share in reach")
         bars.set_xticks(parts[::2], percent[::2])
-        bars.set_yticks(range(len(methods)), methods)
+        bars.set_yticks(
+            range(len(methods)), [name + " ≥" * (name in self.at_least) for name in methods]
+        )
         bars.tick_params(axis="y", length=0)
         self.lines_, self.strokes_, self.bars_ = {}, {}, {}
         for name, style in method_styles(methods).items():
@@ -163,12 +176,16 @@ class SharingDisplay(Display):
 
 
 def curves_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds with its 95 % interval (Student's t): method, alike, mean, low, high.
+    """Mean over seeds with its 95 % interval (Student's t): method, alike, mean, low, high; and
+    at_least, where one of the shares is that.
 
-    `table` has method, alike, seed and share, as from `sharing_table`.
+    `table` has method, alike, seed, share and at_least, as from `sharing_table`.
     """
-    groups = table.groupby(["method", "alike"], sort=False)["share"]
-    curves = groups.agg(mean="mean", half=half_width).reset_index()
+    groups = table.groupby(["method", "alike"], sort=False)
+    curves = groups["share"].agg(mean="mean", half=half_width)
+    if "at_least" in table:
+        curves["at_least"] = groups["at_least"].any()
+    curves = curves.reset_index()
     half = curves.pop("half")
     return curves.assign(low=curves["mean"] - half, high=curves["mean"] + half)
 

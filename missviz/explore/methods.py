@@ -53,9 +53,18 @@ def family(method: Method) -> str:
     return " ".join(word for word, changed in words if word == changed) or method.name
 
 
-def within(method: Method, budget: int, out_features: int, in_features: int) -> Method:
+def within(
+    method: Method,
+    budget: int,
+    out_features: int,
+    in_features: int,
+    trained: Callable[[Method], int] | None = None,
+) -> Method:
     """`method` at the largest size that trains at most `budget` numbers on such a layer; at its
-    smallest where even that trains more, and as it is where it has no size."""
+    smallest where even that trains more, and as it is where it has no size.
+
+    `trained` counts them; None means `Method.num_parameters`.
+    """
     if size_of(method) is None:
         return method
     best = None
@@ -63,9 +72,13 @@ def within(method: Method, budget: int, out_features: int, in_features: int) -> 
         try:
             sized = method.with_rank(size)
             sized.check_shape(out_features, in_features)
+            if trained is None:
+                numbers = sized.num_parameters(out_features, in_features)
+            else:
+                numbers = trained(sized)
         except ValueError:
             continue
-        if best is None or sized.num_parameters(out_features, in_features) <= budget:
+        if best is None or numbers <= budget:
             best = sized
     return best or method
 

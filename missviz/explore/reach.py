@@ -141,7 +141,8 @@ def reach(
             target the first 512 × 512 are taken, beside methods of yours 128 × 128.
         method: your own beside the eight that are drawn: a method object, or a list
             (`missviz.explore.methods` has the rule). Where a reach has no closed form it is
-            searched for, and the line below says "at least".
+            searched for, and the line below says "at least". One that starts from the gradient
+            gets that of ½‖M − ΔW‖² at ΔW = 0, which is −M.
         x: your own inputs (n, in), as lists of numbers, an array or a tensor: the share is then of
             what M makes of them, ‖M Xᵀ‖². Targets that make nothing of them are not in the menu.
         reveal: False hides the shares until `panel.reveal()`.

@@ -9,7 +9,8 @@ import torch
 
 from missviz.adapters import validation
 from missviz.adapters.base import Method, linear_with
-from missviz.analysis.sharing import layer_targets, sharing_table
+from missviz.adapters.mos import MoS
+from missviz.analysis.sharing import is_pure_sharing, layer_targets, on_layers, sharing_table
 from missviz.displays.base import Display
 from missviz.displays.sharing import SharingDisplay, curves_of
 from missviz.experiments.arguments import FIRST_SEED
@@ -20,6 +21,7 @@ from missviz.randomness import generator_for
 
 SIZE = 24
 """Rows and columns of each layer."""
+LAYERS = 6
 OWN_SEEDS = 3
 """Problems on which a method of the reader's is tried: about a second for each setting."""
 LIMIT = 0.12
@@ -48,15 +50,25 @@ def sharing(
         wanted: rank of the common and of the own parts: 2, 4 or 8.
         method: your own beside the six, one for each layer or shared (`Method.shared`): a method
             object, or a list (`missviz.explore.methods` has the rule). It has the largest size with
-            at most the numbers of the others; one without a size is as it is. Computed now, on
+            at most the numbers of the others, counted on all six layers at once; one without a
+            size is as it is. Computed now, on
             three of the ten problems, and "at least" that where it is searched for.
         fresh: compute now (some minutes) instead of drawing the stored runs.
         reveal: False hides the shares until `panel.reveal()`.
 
+    "At least" in the line below, and ≥ in the picture, are for what a search found.
+
     Raises TypeError or ValueError, naming the argument, also where a method of yours does not fit a
-    layer of 24 × 24, or its ΔW depends on W₀: there is none here.
+    layer of 24 × 24, starts from the gradient, or its ΔW depends on W₀: there is none here.
     """
-    own = beside(stored.sharing_methods(2), method)
+    shown = stored.sharing_methods(2)
+    own = beside(shown, method)
+    for one in own.values():
+        if one.needs_gradient:
+            raise ValueError(
+                f"method={one.name!r} starts from the gradient of a loss, and there is none here: "
+                "nothing is trained"
+            )
     choices: dict[str, list[Any]] = {
         "alike": list(stored.ALIKE),
         "budget": list(stored.SHARED_BUDGETS),
@@ -68,6 +80,10 @@ def sharing(
     validation.boolean("reveal", reveal)
     validation.boolean("fresh", fresh)
     table, note = stored.table_and_note("sharing", fresh, stored.sharing_curves)
+    searched = [
+        name for name, one in shown.items() if isinstance(one, MoS) and not is_pure_sharing(one)
+    ]
+    table = table.assign(at_least=table["method"].isin(searched))
     points = dict(iter(table.groupby(["budget", "wanted"])))
     made_now = f"{', '.join(own)}: computed now, {OWN_SEEDS} problems, at most as many numbers"
     note = "; ".join(filter(None, [note, made_now if own else ""]))
@@ -102,7 +118,7 @@ def sharing(
 
 def _own_curves(own: Mapping[str, Method], budget: int, wanted: int) -> pd.DataFrame:
     """As `stored.sharing_curves`, for the reader's methods at one setting."""
-    methods = {name: within(one, 2 * SIZE * budget, SIZE, SIZE) for name, one in own.items()}
+    methods = {name: sized(one, budget) for name, one in own.items()}
     for one in methods.values():
         on_layer(one, linear_with(torch.ones(SIZE, SIZE)))
     seeds = range(FIRST_SEED, FIRST_SEED + OWN_SEEDS)
@@ -110,3 +126,14 @@ def _own_curves(own: Mapping[str, Method], budget: int, wanted: int) -> pd.DataF
         methods, stored.ALIKE, rank=wanted, size=SIZE, seeds=seeds, starts=2, steps=60
     )
     return curves_of(table).assign(budget=budget, wanted=wanted)
+
+
+def sized(method: Method, budget: int) -> Method:
+    """At the largest size with at most the numbers of the others: those that six layers train
+    together, which for what is shared are fewer than six times those of one."""
+    return within(method, LAYERS * 2 * SIZE * budget, SIZE, SIZE, _trained_together)
+
+
+def _trained_together(method: Method) -> int:
+    adapters = torch.nn.ModuleList(on_layers(method, LAYERS, SIZE, SIZE))
+    return sum(p.numel() for p in adapters.parameters() if p.requires_grad)

@@ -153,7 +153,8 @@ def sharing_curves(seeds: int = SEEDS) -> pd.DataFrame:
     for budget in SHARED_BUDGETS:
         for wanted in WANTED:
             table = sharing_table(sharing_methods(budget), ALIKE, rank=wanted, seeds=drawn)
-            tables.append(curves_of(table).assign(budget=budget, wanted=wanted))
+            curves = curves_of(table).drop(columns="at_least")  # the methods tell
+            tables.append(curves.assign(budget=budget, wanted=wanted))
     return pd.concat(tables, ignore_index=True)
 
 

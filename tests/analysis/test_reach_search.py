@@ -5,11 +5,12 @@ import pickle
 
 import pytest
 import torch
-from helpers import random
+from helpers import raises_one_sentence, random
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from methods_under_test import VARIANTS, methods_and_shapes
 from own_methods import OWN, Bent, GainMiSS, Halved, Shift
+from torch import nn
 
 import missviz as mv
 from missviz.adapters.base import Method, linear_with
@@ -254,6 +255,292 @@ def test_a_delta_of_another_shape_is_named(monkeypatch) -> None:
     monkeypatch.setattr(Shift, "adapter", lambda self, base, generator: Wrong(self, base))
     with pytest.raises(ValueError, match=r"delta\(\) of shift is \(3, 4\) .* weight \(6, 8\)"):
         mv.reach(Shift(), random(6, 8))
+
+
+# --- What a reader's method may be that looks like another ----------------------------------------
+
+
+class Own(mv.Method):
+    """Any formula, from a function that gives the numbers and one that makes ΔW of them."""
+
+    def __init__(self, numbers, delta, rank: int = 2) -> None:
+        object.__setattr__(self, "numbers", numbers)
+        object.__setattr__(self, "formula", delta)
+        object.__setattr__(self, "rank", rank)
+
+    name = "own"
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.rank * (out_features + in_features)
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(out_features, in_features)
+
+    def with_rank(self, rank: int) -> "Own":
+        return self
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> "OwnAdapter":
+        return OwnAdapter(self, base)
+
+
+class OwnAdapter(mv.Adapter):
+    def __init__(self, method: Own, base: nn.Linear) -> None:
+        super().__init__(method, base)
+        self.formula = method.formula
+        made = method.numbers(self.out_features, self.in_features)
+        self.numbers = nn.ParameterList(self.parameter(values) for values in made)
+
+    def delta(self) -> torch.Tensor:
+        return self.formula(*self.numbers)
+
+
+def full(out_features: int, in_features: int) -> list[torch.Tensor]:
+    return [torch.zeros(out_features, in_features)]
+
+
+def share_of(target: torch.Tensor, update: torch.Tensor) -> float:
+    return float(1 - (target - update).square().sum() / target.square().sum())
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("bound", [0.1, 1.0, 30.0])
+def test_a_clamped_update_is_linear_only_as_far_as_its_clamp(bound: float, scale: float) -> None:
+    target = scale * random(12, 12, seed=1)
+    best = share_of(target, target.clamp(-bound, bound))
+    found = mv.reach(Own(full, lambda d: d.clamp(-bound, bound)), target)
+    assert found <= best + 1e-9
+    assert found.lower_bound or found == pytest.approx(best, abs=1e-9)
+    assert found >= best - 0.02
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        lambda d: d.clamp(-5, 5),
+        lambda d: torch.where(d.abs() < 50, d, 0.0),
+        lambda d: d + torch.relu(d - 20),
+    ],
+    ids=["clamp", "cut", "bend"],
+)
+def test_what_bends_only_beyond_the_numbers_of_a_probe_is_no_line(delta) -> None:
+    assert mv.reach(Own(full, delta), 100 * random(12, 12, seed=1)).lower_bound
+
+
+def test_numbers_that_never_train_reach_what_they_are() -> None:
+    target, update = random(6, 8, seed=1), random(6, 8, seed=2)
+    fixed = Own(lambda out, in_: [], lambda: update + target)
+    found = mv.reach(fixed, target)
+    assert not found.lower_bound
+    assert found == pytest.approx(max(0.0, share_of(target, update + target)), abs=1e-12)
+    exact = mv.reach(Own(lambda out, in_: [], lambda: target.clone()), target)
+    assert exact == pytest.approx(1, abs=1e-12)
+
+
+def altered(kind: type[Method], change) -> type[Method]:
+    """A subclass whose adapter is the shipped one with something changed in it."""
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> mv.Adapter:
+        made = kind.adapter(self, base, generator)
+        change(made)
+        return made
+
+    return type(f"Altered{kind.__name__}", (kind,), {"adapter": adapter})
+
+
+def draw_and_freeze_b(adapter: mv.Adapter) -> None:
+    adapter.B.data = random(*adapter.B.shape, seed=3).to(adapter.B)
+    adapter.B.requires_grad_(False)
+
+
+def test_lora_with_b_frozen_is_a_projection_on_the_columns_of_b() -> None:
+    target = random(12, 16, seed=1)
+    Q = torch.linalg.qr(random(12, 2, seed=3)).Q
+    share = mv.reach(altered(mv.LoRA, draw_and_freeze_b)(2), target)
+    assert share == pytest.approx(float((Q.mT @ target).square().sum() / target.square().sum()))
+    assert not share.lower_bound
+
+
+@pytest.mark.parametrize("on_inputs", [False, True])
+@pytest.mark.parametrize(
+    ("method", "frozen"),
+    [
+        (mv.MiSS(2), ["D"]),
+        (mv.MiSS(2, share="rows"), ["D"]),
+        (mv.Bat(4), ["D"]),
+        (mv.FixedFactor(2), ["D"]),
+        (mv.S2FT(2), ["M"]),
+        (mv.LoRA(2), ["A", "B"]),
+        (mv.LoRA(2, freeze_a=True), ["B"]),
+        (mv.FullFineTuning(), ["W"]),
+        (mv.PiSSA(2), ["A", "B"]),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_method_with_all_frozen_reaches_nothing(method, frozen: list[str], on_inputs) -> None:
+    def freeze(adapter: mv.Adapter) -> None:
+        for name in frozen:
+            getattr(adapter, name).requires_grad_(False)
+
+    kind = altered(type(method), freeze)
+    still = object.__new__(kind)
+    still.__dict__.update(vars(method))
+    x = random(5, 16, seed=7) if on_inputs else None
+    share = mv.reach(still, random(12, 16, seed=1), BASE, x=x)
+    assert share == 0
+    assert not share.lower_bound
+
+
+def test_pissa_with_a_frozen_is_a_projection_on_the_rows_of_a() -> None:
+    target = random(12, 16, seed=1)
+    kind = altered(mv.PiSSA, lambda adapter: adapter.A.requires_grad_(False))
+    rows = mv.PiSSA(2).on(linear_with(BASE)).A.detach()
+    Q = torch.linalg.qr(rows.mT).Q
+    wanted = float((target @ Q).square().sum() / target.square().sum())
+    share = mv.reach(kind(2), target, BASE)
+    assert share == pytest.approx(wanted, abs=1e-9)
+    assert not share.lower_bound
+
+
+def test_a_formula_that_one_adapter_was_given_counts() -> None:
+    def double(adapter: mv.Adapter) -> None:
+        adapter.delta = lambda: adapter.D.sum() * torch.ones(12, 16, dtype=torch.float64)
+
+    target = random(12, 16, seed=1) + 1
+    wanted = float(target.mean() ** 2 / target.square().mean())
+    assert mv.reach(altered(mv.MiSS, double)(2), target) == pytest.approx(wanted, abs=1e-12)
+
+
+def low_rank_of_zeros(out_features: int, in_features: int) -> list[torch.Tensor]:
+    return [torch.zeros(out_features, 2), torch.zeros(2, in_features)]
+
+
+def with_a_drawn(out_features: int, in_features: int) -> list[torch.Tensor]:
+    return [torch.zeros(out_features, 2), random(2, in_features, seed=4)]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "delta"),
+    [
+        (low_rank_of_zeros, lambda B, A: B @ A),
+        (with_a_drawn, lambda B, A: torch.relu(B @ A)),
+        (with_a_drawn, lambda B, A: (B @ A) ** 2),
+        (full, lambda D: D**3),
+        (lambda out, in_: [torch.zeros(out), torch.zeros(out, in_)], lambda g, D: g[:, None] * D),
+    ],
+    ids=["B A, both 0", "relu", "square", "cube", "gains, both 0"],
+)
+def test_a_start_without_a_way_down_is_not_the_end(numbers, delta) -> None:
+    """There the gradient is 0, though ΔW can be much."""
+    method = Own(numbers, delta)
+    drawn = [random(*values.shape, seed=n) for n, values in enumerate(numbers(12, 16))]
+    target = delta(*drawn)
+    assert mv.reach(method, target) > 0.9
+
+
+def test_lora_that_starts_at_zero_reaches_what_lora_does() -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(Own(low_rank_of_zeros, lambda B, A: B @ A), target)
+    assert share == pytest.approx(mv.reach(mv.LoRA(2), target), abs=1e-5)
+
+
+# --- Extremes, and what cannot be -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-170])
+@pytest.mark.parametrize(
+    "method",
+    [mv.LoRA(2), mv.MiSS(2), mv.Bat(4), mv.MoRA(2), mv.LoHa(2), Shift()],
+    ids=lambda method: method.name,
+)
+def test_squares_of_a_target_may_leave_the_range_of_numbers(method: Method, scale: float) -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(method, scale * target, BASE)
+    assert share == pytest.approx(mv.reach(method, target, BASE), abs=1e-4)
+
+
+def test_a_huge_target_makes_pissa_a_lora_and_a_tiny_one_is_lost() -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(mv.PiSSA(2), 1e200 * target, BASE)
+    assert share == pytest.approx(mv.reach(mv.LoRA(2), target), abs=1e-9)
+    lost = "target is lost in rounding beside the B₀A₀ that PiSSA r=2 starts from"
+    raises_one_sentence(lambda: mv.reach(mv.PiSSA(2), 1e-170 * target, BASE), ValueError, lost)
+
+
+@pytest.mark.parametrize("method", [mv.LoRA(2), Shift()], ids=lambda method: method.name)
+def test_arrays_and_lists_are_targets_too(method: Method) -> None:
+    target = random(12, 16, seed=1)
+    share = mv.reach(method, target)
+    assert mv.reach(method, target.numpy()) == share
+    assert mv.reach(method, target.tolist()) == share
+    based = mv.reach(mv.PiSSA(2), target, BASE)
+    assert mv.reach(mv.PiSSA(2), target, BASE.numpy()) == based
+
+
+def boom(D: torch.Tensor) -> torch.Tensor:
+    raise KeyError("boom")
+
+
+def nothing(self, base, generator) -> None:
+    return None
+
+
+NOT_A_NUMBER = torch.full((12, 16), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: mv.reach(Own(full, boom), BASE), ValueError, "delta() of own raised KeyError: 'b"),
+        (
+            lambda: mv.reach(Own(full, lambda D: D * torch.nan), BASE),
+            ValueError,
+            "delta() of own, before any step, has 192 values that are NaN",
+        ),
+        (
+            lambda: mv.reach(altered(mv.LoRA, lambda a: a.A.data.fill_(torch.nan))(2), BASE),
+            ValueError,
+            "delta() of LoRA r=2, before any step, has 192 values that are NaN",
+        ),
+        (
+            lambda: mv.reach(type("Empty", (mv.LoRA,), {"adapter": nothing})(2), BASE),
+            TypeError,
+            "adapter() of LoRA r=2 returned NoneType, not an Adapter",
+        ),
+        *[
+            (
+                lambda method=method: mv.reach(method, BASE, NOT_A_NUMBER),
+                ValueError,
+                "base has 192 values that are NaN",
+            )
+            for method in (mv.Bat(4), mv.PiSSA(2), mv.DoRA(2), mv.MiSS(2))
+        ],
+        (lambda: mv.reach(mv.LoRA(2), BASE + 0j), TypeError, "target of dtype torch.complex128"),
+        (lambda: mv.reach(mv.LoRA(2), "M"), TypeError, "target of type str is no matrix of real"),
+        (lambda: mv.reach(mv.LoRA(2), [[1.0], [1, 2]]), TypeError, "target of type list is no mat"),
+        (lambda: mv.reach(mv.LoRA(2), BASE.to_sparse()), TypeError, "target is sparse, quantised"),
+        (lambda: mv.reach(mv.LoRA(2), BASE, "W"), TypeError, "base of type str is no matrix of"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(call, error, message: str) -> None:
+    raises_one_sentence(call, error, message)
+
+
+def test_a_large_layer_gets_fewer_starts_and_steps() -> None:
+    """So that a search of any layer ends: 1024 × 1024 took four minutes with all of them."""
+    assert reach_search._bounded(4, 300, 128 * 128) == (4, 300)
+    for size in (512, 1024, 2048, 4096, 8192):
+        starts, steps = reach_search._bounded(4, 300, size**2)
+        assert 2 <= starts <= 4
+        assert 30 <= steps <= 300
+        assert starts * steps * size**2 <= reach_search.LARGEST_SEARCH or (starts, steps) == (2, 30)
+    assert reach_search._bounded(1, 5, 8192**2) == (1, 5)
+
+
+def test_fewer_starts_and_steps_are_those_of_the_search(monkeypatch) -> None:
+    target = random(12, 16, seed=1)
+    little = reaches(mv.LoHa(2), target[None], starts=2, steps=30)
+    monkeypatch.setattr(reach_search, "LARGEST_SEARCH", 1)
+    assert [mv.reach(mv.LoHa(2), target)] == little
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,11 @@ def test_the_table_has_what_shared_reach_says() -> None:
     methods = {"LoRA": mv.LoRA(1), "MoS": mv.MoS(2, 1)}
     small = dict(rank=2, layers=2, size=6)
     table = sharing_table(methods, [0.0, 0.5], seeds=[3, 4], steps=20, **small)
-    assert list(table) == ["method", "alike", "seed", "share"]
+    assert list(table) == ["method", "alike", "seed", "share", "at_least"]
+    assert dict(zip(table["method"], table["at_least"], strict=True)) == {
+        "LoRA": False,
+        "MoS": True,
+    }
     assert len(table) == 2 * 2 * 2
     wanted = layer_targets(0.5, **small, generator=generator_for("layers", 4))
     rows = table.set_index(["method", "alike", "seed"])["share"]

@@ -185,3 +185,42 @@ def test_bad_input(updates, error: type[Exception], message: str) -> None:
 def test_of_a_matrix_itself(out: int, in_: int, members: tuple) -> None:
     delta = random(*members, out, in_)
     assert agrees(mv.spectrum(delta), torch.linalg.svdvals(delta))
+
+
+# --- Sizes whose squares are out of the range of numbers ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [(1e160, 1.0), (1e-200, 1.0), (1e200, 1e-200), (1e-160, 1e-140)]
+)
+@pytest.mark.parametrize("of", [Factors, Product])
+def test_extreme_factors_have_the_spectrum_of_usual_ones(of, left: float, right: float) -> None:
+    B, A = random(6, 2), random(2, 9, seed=1)
+    scale = left * right
+    usual, found = (
+        mv.spectra({"layer": of(*factors)})["layer"] for factors in ((B, A), (left * B, right * A))
+    )
+    assert close(found.values / scale, usual.values)
+    assert mv.spectrum(of(left * B, right * A))[0] == pytest.approx(float(found.values[0]))
+    for name in ("stable_rank", "effective_rank", "energy"):
+        assert close(getattr(found, name), getattr(usual, name)), name
+    rows = [
+        mv.inspect_adapter({"layer": Product(*factors)}).iloc[0]
+        for factors in ((B, A), (left * B, right * A))
+    ]
+    for name in ("numerical_rank", "warnings"):
+        assert rows[0][name] == rows[1][name]
+    for name in ("stable_rank", "effective_rank", "top_energy", "shard_cosine"):
+        assert rows[0][name] == pytest.approx(rows[1][name]), name
+    assert rows[1]["norm"] / scale == pytest.approx(rows[0]["norm"])
+
+
+@pytest.mark.parametrize(("size", "word"), [(1e200, "larger"), (1e-200, "smaller")])
+def test_what_float64_cannot_hold_is_said(size: float, word: str) -> None:
+    update = Product(size * random(6, 2), size * random(2, 9, seed=1))
+    message = f"ΔW is {word} than float64 can hold"
+    raises_one_sentence(lambda: mv.spectra({"layer": update}), ValueError, f"layer: {message}")
+    raises_one_sentence(lambda: mv.spectrum(update), ValueError, message)
+    row = mv.inspect_adapter({"layer": update}).iloc[0]
+    assert row["warnings"] == [message]
+    assert math.isnan(row["norm"])

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from helpers import raises_one_sentence, random
 
 import missviz as mv
+from missviz.analysis.reach import thin_factor
+from missviz.displays.reach import reaches_of
 from missviz.explore.panel import Panel
 from missviz.explore.reach import METHODS, RANKS, TARGETS, _computed
+from missviz.randomness import generator_for, normal
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +100,46 @@ def test_every_rank_of_the_slider_was_computed() -> None:
 def test_bad_input(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mv.explore.reach(**options)
+
+
+# --- A method of the reader's ---------------------------------------------------------------------
+
+
+class Broken(mv.MiSS):
+    """ΔW is not a number, though the method fits every layer."""
+
+    name = "broken"
+
+    def adapter(self, base, generator) -> mv.Adapter:
+        made = super().adapter(base, generator)
+        made.delta = lambda: made.D.new_full((24, 24), torch.nan)
+        return made
+
+
+@pytest.mark.parametrize("panel_of", [mv.explore.reach, mv.explore.sharing])
+def test_an_update_that_is_no_number_is_said_in_one_sentence(panel_of) -> None:
+    message = "delta() of broken, before any step, has 576 values that are NaN or infinite of 576"
+    raises_one_sentence(lambda: panel_of(method=Broken(2)), ValueError, message)
+
+
+@pytest.mark.parametrize("on_inputs", [False, True])
+def test_a_method_that_starts_from_the_gradient_gets_that_of_the_target(on_inputs: bool) -> None:
+    x = random(40, 24, seed=5) if on_inputs else None
+    panel = mv.explore.reach("dense", method=mv.LoRAGA(2), x=x)
+    shown = panel.view.compute(**panel.values)
+    found = shown.reaches["LoRA-GA"]
+    target = torch.from_numpy(shown.target)
+    factor = torch.eye(24, dtype=torch.float64) if x is None else thin_factor(x, target)
+    weight = normal((24, 24), 24**-0.5, generator_for("explore.reach", "weight"))
+    gradient = -target @ factor.mT @ factor
+    share = mv.reach(mv.LoRAGA(2), target, weight, gradient=gradient, x=x)
+    assert found.shares[found.at(2)] == pytest.approx(share, abs=1e-9)
+    assert "LoRA-GA " in panel.summary
+
+
+def test_a_size_that_does_not_fit_is_left_out_and_another_error_is_not() -> None:
+    target = random(24, 24, seed=1)
+    found = reaches_of(target, {"Bat": mv.Bat}, [4, 5], random(24, 24, seed=2))
+    assert found["Bat"].ranks.tolist() == [4]
+    with pytest.raises(ValueError, match="base has 576 values that are NaN"):
+        reaches_of(target, {"MiSS": mv.MiSS}, [4], target * torch.nan)

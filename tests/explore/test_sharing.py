@@ -1,10 +1,12 @@
 """The sharing panel: what is stored is what is computed, at equal budgets."""
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from helpers import raises_one_sentence
 
 import missviz as mv
 from missviz.analysis.sharing import layer_targets, sharing_table
@@ -12,6 +14,7 @@ from missviz.displays.sharing import curves_of
 from missviz.experiments.arguments import FIRST_SEED
 from missviz.explore import stored
 from missviz.explore.panel import Panel
+from missviz.explore.sharing import sized
 from missviz.randomness import generator_for
 
 
@@ -110,3 +113,82 @@ def test_curves_have_every_setting(monkeypatch) -> None:
 def test_bad_input(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mv.explore.sharing(**options)
+
+
+# --- A method of the reader's ---------------------------------------------------------------------
+
+
+class Pool(torch.nn.Module):
+    def __init__(self, A: torch.Tensor) -> None:
+        super().__init__()
+        self.A = torch.nn.Parameter(A)
+
+
+@dataclass(frozen=True)
+class OneA(mv.Method):
+    """LoRA with one A for all layers."""
+
+    rank: int
+
+    @property
+    def name(self) -> str:
+        return f"one A r={self.rank}"
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.rank * (out_features + in_features)
+
+    def rank_bound(self, out_features: int, in_features: int) -> int:
+        return min(self.rank, out_features, in_features)
+
+    def shared(self, layers, generator: torch.Generator) -> Pool:
+        drawn = torch.randn(self.rank, layers[0].in_features, generator=generator) / 5
+        return Pool(drawn.to(layers[0].weight))
+
+    def adapter(self, base, generator: torch.Generator, shared: Pool) -> mv.Adapter:  # type: ignore[override]
+        return OneAAdapter(self, base, shared)
+
+
+class OneAAdapter(mv.Adapter):
+    def __init__(self, method: OneA, base: torch.nn.Linear, pool: Pool) -> None:
+        super().__init__(method, base)
+        self.pool = pool
+        self.B = self.zeros(self.out_features, method.rank)
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.B, self.pool.A
+
+
+def trained_numbers(method: mv.Method) -> int:
+    model = torch.nn.ModuleList(
+        mv.testing.random_linear(24, 24, torch.float32, bias=False) for _ in range(6)
+    )
+    attached = mv.attach(model, method)
+    return sum(p.numel() for p in attached.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("budget", stored.SHARED_BUDGETS)
+def test_what_is_shared_counts_once_in_the_size_of_a_method(budget: int) -> None:
+    method = sized(OneA(1), budget)
+    rank = method.rank
+    assert trained_numbers(method) <= 6 * 48 * budget < trained_numbers(OneA(rank + 1))
+    assert rank == 6 * 48 * budget // (7 * 24)
+    assert sized(mv.LoRA(1), budget) == mv.LoRA(budget)
+
+
+def test_a_method_that_is_searched_for_is_at_least_that(panel: Panel) -> None:
+    own = mv.explore.sharing(method=[OneA(1), mv.MiSS(1)])
+    for words in ("one A at least ", "subset at least ", "full MoS at least "):
+        assert words in own.summary
+    for words in ("LoRA at least", "MiSS at least", "pure sharing at least"):
+        assert words not in own.summary
+    ticks = [label.get_text() for label in own.figure.axes[2].get_yticklabels()]
+    assert {"one A ≥", "subset ≥", "LoRA", "pure sharing", "MiSS"} <= set(ticks)
+    assert "subset at least " in panel.summary
+
+
+@pytest.mark.parametrize("method", [mv.LoRAGA(2), [OneA(1), mv.LoRAGA(2)]])
+def test_a_method_that_needs_a_gradient_is_refused(method) -> None:
+    message = "method='LoRA-GA r=2' starts from the gradient of a loss, and there is none here"
+    raises_one_sentence(lambda: mv.explore.sharing(method=method), ValueError, message)
+    with pytest.raises(ValueError, match="starts from the gradient of a loss, and there is none"):
+        sharing_table({"GA": mv.LoRAGA(2)}, [0.5], seeds=[1])
