@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from missviz.adapters.trial import on_layer
 from missviz.displays.gradient_norms import FAMILIES, GradientNormDisplay, first_gradients
 from missviz.experiments.gain_and_rate import OPTIMISERS, gain_runs, linear_task
-from missviz.explore.methods import beside, code, on_layer
+from missviz.explore.methods import beside, code
 from missviz.explore.panel import Panel, check_choices
 
 GAINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

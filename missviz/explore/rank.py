@@ -16,11 +16,12 @@ from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
+from missviz.adapters.trial import on_layer
 from missviz.analysis.spectra import spectrum
 from missviz.displays.spectrum import Spectrum, SpectrumDisplay
 from missviz.experiments.snapshots import adapter_snapshots
 from missviz.experiments.tasks import WIDTH
-from missviz.explore.methods import Choice, Menu, on_layer
+from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
 from missviz.explore.weights import OwnWeight, load_weight
 from missviz.randomness import generator_for, normal
