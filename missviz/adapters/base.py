@@ -261,6 +261,9 @@ class Method(abc.ABC):
         return self.name
 
 
+LONGEST_NAME = 80
+
+
 def wrong_name(method: Method) -> str | None:
     """What is wrong with a method's name, which keys tables, colours and seeds; or None."""
     kind = type(method).__name__
@@ -271,7 +274,14 @@ def wrong_name(method: Method) -> str | None:
     if not isinstance(name, str):
         why = "a method; write @property above it" if callable(name) else repr(name)
         return f"{kind}: name must be a string, and is {why}"
-    return None if name.strip() else f"{kind}: name is empty; names key tables and colours"
+    if not name.strip():
+        return f"{kind}: name is empty; names key tables and colours"
+    if len(name) > LONGEST_NAME or "$" in name or not name.isprintable():
+        return (
+            f"{kind}: name cannot be drawn: it must be one line of at most {LONGEST_NAME} "
+            f"characters without $, and is {name!r:.60}"
+        )
+    return None
 
 
 def checked_method(name: str, value: Any) -> Method:

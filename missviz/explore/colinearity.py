@@ -72,7 +72,7 @@ def colinearity(
             only zeros; `steps` is given with it; a value is none of its control's choices.
     """
     # There is no control for the size: only the names count.
-    menu = Menu.of(dict.fromkeys(methods(BLOCK_SIZE), MiSS), method)
+    menu = Menu.of(dict.fromkeys(methods(BLOCK_SIZE), MiSS), method, sized=False)
     if weight is not None:
         return _on_own_weight(menu, scale, steps, weight, reveal)
     ready = dict(_trained())

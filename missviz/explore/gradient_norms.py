@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from missviz.adapters.trial import on_layer
+from missviz.adapters.trial import on_layer, trained_numbers
 from missviz.displays.gradient_norms import FAMILIES, GradientNormDisplay, first_gradients
 from missviz.experiments.gain_and_rate import OPTIMISERS, gain_runs, linear_task
 from missviz.explore.methods import beside, code
@@ -50,7 +50,8 @@ def gradient_norms(
     values = {"gain": gain, "input_mean": input_mean, "optimiser": optimiser}
     values = check_choices("gradient_norms", choices, values)
     for one in own.values():
-        on_layer(one, linear_task().linear)
+        if not trained_numbers(on_layer(one, linear_task().linear)):
+            raise ValueError(f"method: {one} trains nothing, so it has no first gradient")
     norms, runs = _norms(), _runs()
 
     @functools.cache

@@ -98,9 +98,14 @@ class Menu:
     given: tuple[Choice, ...]
 
     @classmethod
-    def of(cls, shipped: Mapping[str, Callable[[int], Method]], method: Any) -> "Menu":
-        """Raises what `listed` does, and ValueError for a name that is not in the menu, or an
-        object that has one that is."""
+    def of(
+        cls, shipped: Mapping[str, Callable[[int], Method]], method: Any, *, sized: bool = True
+    ) -> "Menu":
+        """`sized`: the panel sets one rank for all.
+
+        Raises what `listed` does, and ValueError for a name that is not in the menu, an object that
+        has one that is, or one that is called like another as soon as both have one rank.
+        """
         given = listed(method)
         for one in given:
             if isinstance(one, str) and one not in shipped:
@@ -113,6 +118,8 @@ class Menu:
                     f"method: {one.name!r} stands in the menu already; give the word, or another "
                     "name to your method"
                 )
+        if sized:
+            _check_families(shipped, [one for one in given if isinstance(one, Method)])
         return cls(shipped, given)
 
     @property
@@ -138,6 +145,25 @@ class Menu:
     def at(self, choice: Choice, rank: int) -> Method:
         """The method at this rank."""
         return self.shipped[choice](rank) if isinstance(choice, str) else choice.with_rank(rank)
+
+
+def _check_families(
+    shipped: Mapping[str, Callable[[int], Method]], methods: Iterable[Method]
+) -> None:
+    """ValueError where two methods have one name at one rank, and are not the same."""
+    found: dict[str, Method] = {}
+    for one in methods:
+        called, size = family(one), size_of(one)
+        other = found.setdefault(called, one)
+        if other is not one:
+            raise ValueError(
+                f"method has {other.name} and {one.name}: the panel sets one rank for all, at "
+                f"which both are {called}; give one of them, or another name"
+            )
+        if size is not None and called in shipped and type(shipped[called](size)) is not type(one):
+            raise ValueError(
+                f"method={one.name!r}: {called!r} is drawn already; give yours another name"
+            )
 
 
 def beside(names: Iterable[str], method: Any) -> dict[str, Method]:
