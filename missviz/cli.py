@@ -34,6 +34,13 @@ class ProtocolName(StrEnum):
     teacher = "teacher"
 
 
+def given_path(value: str | Path) -> Path:
+    """A usage error for '', which would mean the current folder."""
+    if not str(value).strip():
+        raise typer.BadParameter("the path is empty; '.' is the current folder")
+    return Path(value)
+
+
 # --- lab --------------------------------------------------------------------------------------
 
 
@@ -105,7 +112,10 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
     page: Annotated[
-        Path | None, typer.Option("--html", help="Also write a page with pictures to this file.")
+        Path | None,
+        typer.Option(
+            "--html", parser=given_path, help="Also write a page with pictures to this file."
+        ),
     ] = None,
 ) -> None:
     """What training changed: size, rank and shards of an adapter's update, module by module.
@@ -145,9 +155,9 @@ def inspect(
 def reproduce(
     experiment: Experiment,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 43 on.")] = 10,
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and settings.")] = Path(
-        "no-free-lunch-results"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=given_path, help="Folder for tables, figures and settings.")
+    ] = Path("no-free-lunch-results"),
     protocol: Annotated[ProtocolName, typer.Option(help="How it is run.")] = ProtocolName.published,
     steps: Annotated[
         int | None, typer.Option(help="Adaptation steps, if not the protocol's.")
@@ -263,17 +273,17 @@ class Part(StrEnum):
 @app.command()
 def bench(
     part: Part,
-    seeds: Annotated[int, typer.Option(help="no-free-lunch: runs per method.")] = 32,
+    seeds: Annotated[int, typer.Option(min=1, help="no-free-lunch: runs per method.")] = 32,
     rounds: Annotated[
         int,
         typer.Option(
             min=1, help="Turns that each side takes (adapters, quick starts: five times as many)."
         ),
     ] = 3,
-    presses: Annotated[int, typer.Option(help="panels: keys pressed in each.")] = 30,
-    out: Annotated[Path, typer.Option(help="Folder for the JSON result.")] = Path(
-        "benchmarks/results"
-    ),
+    presses: Annotated[int, typer.Option(min=1, help="panels: keys pressed in each.")] = 30,
+    out: Annotated[
+        Path, typer.Option(parser=given_path, help="Folder for the JSON result.")
+    ] = Path("benchmarks/results"),
     device: Annotated[str, typer.Option(help="cpu or cuda (not for panels).")] = "cpu",
 ) -> None:
     """Measure missviz beside its peers, taking turns in one process; print ratios, write JSON.
@@ -292,6 +302,12 @@ def bench(
         if not device.startswith("cuda") or not torch.cuda.is_available():
             typer.echo(f"missviz: no device {device!r} here; give cpu or cuda", err=True)
             raise typer.Exit(2)
+    try:
+        # Before minutes of measuring whose result could not be kept.
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        typer.echo(f"missviz: --out: {error}", err=True)
+        raise typer.Exit(2) from None
     if part is Part.panels:
         from missviz.bench import browser, panels
 

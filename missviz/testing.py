@@ -3,14 +3,29 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from missviz.adapters.base import Adapter, Method, checked_method, linear_with
+from missviz.adapters import validation
+from missviz.adapters.base import (
+    Adapter,
+    ContractError,
+    Method,
+    begin_with_super,
+    checked_method,
+    has_begun,
+    odd_dtypes,
+    wrong_name,
+)
+from missviz.adapters.trial import bound as bound
+from missviz.adapters.trial import count_says, given_size
+from missviz.adapters.trial import random_linear as random_linear
 from missviz.experiments.ensemble import stack_state, stacked_model
 from missviz.randomness import generator_for, normal, seed_for
 
@@ -46,13 +61,13 @@ def check_method(
         TypeError: `method` is not a Method, but its class, or something else.
         ValueError: nothing to check, or the method does not fit one of the shapes.
     """
+    if isinstance(method, Method) and (wrong := wrong_name(method)):
+        raise AssertionError(wrong)
     _check_value(checked_method("method", method))
-    cases = list(itertools.product(shapes, dtypes, (True, False)))
+    cases = list(itertools.product(_pairs(shapes), _dtypes(dtypes), (True, False)))
     if not cases:
         raise ValueError("shapes or dtypes is empty, so nothing would be checked")
     for (out_features, in_features), dtype, bias in cases:
-        if dtype not in TOLERANCES:
-            raise ValueError(f"dtypes has {dtype!r}; choose from {', '.join(map(str, TOLERANCES))}")
         if not bias and getattr(method, "bias", False):
             continue  # full fine-tuning of a bias that is not there
         linear = random_linear(out_features, in_features, dtype, bias)
@@ -65,25 +80,28 @@ def check_method(
             raise AssertionError(f"{place}: {said}") from error
 
 
-def random_linear(
-    out_features: int, in_features: int, dtype: torch.dtype, bias: bool = True
-) -> nn.Linear:
-    """A linear layer with entries of N(0, 1/in), always the same for the same arguments."""
-    generator = generator_for("linear", out_features, in_features)
-    shapes = ((out_features, in_features), (out_features,))[: 1 + bias]
-    tensors = (normal(shape, in_features**-0.5, generator).to(dtype) for shape in shapes)
-    return linear_with(*tensors)
+def _pairs(shapes: Any) -> list[tuple[int, int]]:
+    wrong = f"shapes={shapes!r} is not a list of (out, in) pairs, such as [(20, 24)]"
+    if not isinstance(shapes, Iterable) or isinstance(shapes, str):
+        raise TypeError(wrong)
+    pairs = list(shapes)
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise TypeError(wrong)
+    for pair in pairs:
+        for side, value in zip(("out", "in"), pair, strict=True):
+            validation.positive_int(f"shapes: {side}", value)
+    return pairs
 
 
-def bound(method: Method, linear: nn.Linear, generator: torch.Generator | None = None) -> Adapter:
-    """`method.on(linear)` for any method: one that starts from the gradient gets random numbers
-    for it, N(0, 1/in) as in `random_linear`, always the same for the same shape."""
-    gradient = None
-    if method.needs_gradient:
-        shape = linear.out_features, linear.in_features
-        drawn = normal(shape, linear.in_features**-0.5, generator_for("gradient", *shape))
-        gradient = drawn.to(linear.weight)
-    return method.on(linear, generator=generator, gradient=gradient)
+def _dtypes(dtypes: Any) -> list[torch.dtype]:
+    known = ", ".join(map(str, TOLERANCES))
+    if not isinstance(dtypes, Iterable) or isinstance(dtypes, str):
+        raise TypeError(f"dtypes={dtypes!r} is not a list of dtypes; choose from {known}")
+    listed = list(dtypes)
+    for dtype in listed:
+        if dtype not in TOLERANCES:
+            raise ValueError(f"dtypes has {dtype!r}; choose from {known}")
+    return listed
 
 
 def randomise(adapter: nn.Module, *key: object, std: float = 0.3) -> None:
@@ -99,9 +117,6 @@ def randomise(adapter: nn.Module, *key: object, std: float = 0.3) -> None:
 def _check_value(method: Method) -> None:
     """A method is its settings: it has a name, and equals another exactly if they are equal."""
     kind = type(method).__name__
-    if not isinstance(method.name, str):
-        why = "a method; write @property above it" if callable(method.name) else repr(method.name)
-        raise AssertionError(f"{kind}: name must be a string, and is {why}")
     try:
         same = copy.copy(method) == method and hash(copy.copy(method)) == hash(method)
     except TypeError as error:
@@ -114,6 +129,52 @@ def _check_value(method: Method) -> None:
         if counts and not _is_cached(method, name) and _with(method, name, object()) == method
     ]
     holds(same and not unseen, kind, _equality_rule(kind, unseen))
+    for name, value in vars(method).items():
+        if settings[name] and not _is_cached(method, name):
+            rule = f"setting {name} is a {type(value).__name__}, which no copy equals (==); {PLAIN}"
+            holds(_equals_its_copy(value), kind, rule)
+    for name in CALLED:
+        _check_signature(method, name, kind)
+    _check_size(method, kind)
+
+
+CALLED = ("num_parameters", "rank_bound", "check_shape", "shared", "after_step", "with_rank")
+PLAIN = "give numbers, strings, or tuples of them"
+
+
+def _equals_its_copy(value: object) -> bool:
+    try:
+        other = copy.deepcopy(value)
+        return other is value or (bool(other == value) and hash(other) == hash(value))
+    except Exception:  # such as a tensor's, which has no one answer
+        return False
+
+
+def _check_size(method: Method, kind: str) -> None:
+    """A method with a rank has others, with names of their own."""
+    size = given_size(method)
+    if size is None:
+        return
+    setting, value = size
+    try:
+        other: Any = method.with_rank(value + 1)
+    except ValueError:
+        return  # it cannot have this one
+    call, two = f"with_rank({value + 1})", f"{setting}={value} and {setting}={value + 1}"
+    holds(isinstance(other, Method), kind, f"{call} must return a method, not {other!r:.60}")
+    rule = f"{call} must return the method at another {setting}; it returns an equal one"
+    holds(other != method, kind, rule)
+    rule = f"{two} must have different names, which key tables and colours"
+    holds(other.name != method.name, kind, f"{rule}; both are {method.name!r}")
+
+
+def _check_signature(method: Method, name: str, kind: str) -> None:
+    wanted = list(inspect.signature(getattr(Method, name)).parameters)
+    try:
+        inspect.signature(getattr(method, name)).bind(*wanted[1:])
+    except TypeError as error:
+        rule = f"{name} must be: def {name}({', '.join(wanted)}); {error}"
+        raise AssertionError(f"{kind}: {rule}") from error
 
 
 def _equality_rule(kind: str, unseen: list[str]) -> str:
@@ -136,18 +197,10 @@ def _begin_with_super(error: BaseException) -> str | None:
     trace = error.__traceback__
     while trace is not None:
         this = trace.tb_frame.f_locals.get("self")
-        if isinstance(this, Adapter) and not _has_begun(this):
-            return _begin(this)
+        if isinstance(this, Adapter) and not has_begun(this):
+            return begin_with_super(this)
         trace = trace.tb_next
     return None
-
-
-def _has_begun(adapter: Adapter) -> bool:
-    return "base" in vars(adapter).get("_modules", {})
-
-
-def _begin(adapter: Adapter) -> str:
-    return f"{type(adapter).__name__}.__init__ must begin with super().__init__(method, base)"
 
 
 @contextmanager
@@ -156,6 +209,8 @@ def _raising(place: str, what: str, hint: str) -> Iterator[None]:
         yield
     except RAISED as error:
         said = _begin_with_super(error) or f"{what} raised {type(error).__name__}: {error}; {hint}"
+        if isinstance(error, ContractError):
+            said = str(error)
         raise AssertionError(f"{place}: {said}") from error
 
 
@@ -166,14 +221,17 @@ def _check_on(method: Method, linear: nn.Linear, tolerance: float, place: str) -
         adapter = bound(method, linear, generator_for("check", place))
     again = bound(method, linear, generator_for("check", place))
     holds(isinstance(adapter, Adapter), place, "on() must return a missviz.Adapter")
-    holds(_has_begun(adapter), place, _begin(adapter))
+    holds(has_begun(adapter), place, begin_with_super(adapter))
     for name, tensor in adapter.state_dict().items():
         holds(torch.equal(tensor, again.state_dict()[name]), place, f"{name} must follow generator")
     _check_untouched(linear, before, place)
     x = normal((2, 3, linear.in_features), 1.0, generator_for("x", place)).to(linear.weight)
     with torch.no_grad():
         _check_definition(adapter, linear, place)
-        _close(adapter(x), linear(x), tolerance, place, "before training, y must be W₀ x + b")
+        y, written = linear(x), x._version
+        made = adapter(x)
+        holds(x._version == written, place, "forward changes x in place; make a new tensor")
+        _close(made, y, tolerance, place, "before training, y must be W₀ x + b")
         randomise(adapter, place)
         _check_function(adapter, linear, x, tolerance, place)
     _check_counts(method, adapter, linear, tolerance, place)
@@ -181,6 +239,8 @@ def _check_on(method: Method, linear: nn.Linear, tolerance: float, place: str) -
     exact = linear.weight.dtype == torch.float64
     if exact and adapter.exact_gradient:
         _check_gradients(adapter, x, place)
+    if exact:
+        _check_start(again, x, place)
     used = not torch.equal(torch.get_rng_state(), global_state)
     holds(not used, place, "the global RNG must not be used")
     if exact:
@@ -199,10 +259,14 @@ def _check_definition(adapter: Adapter, linear: nn.Linear, place: str) -> None:
     """Shapes and dtypes of ΔW, before anything is computed with it: what a wrong one leads to says
     nothing of its cause."""
     out_features, in_features = shape = tuple(linear.weight.shape)
-    hint = _odd_dtypes(adapter) or FITS
+    hint = odd_dtypes(adapter) or FITS
     with _raising(place, "factors()", hint):
         thin = adapter.factors()
     if thin is not None:
+        one = isinstance(thin, torch.Tensor)
+        told = "one tensor" if one else f"{len(thin)} tensors"
+        rule = f"factors() must return (left, right) or None; it returned {told}"
+        holds(not one and len(thin) == 2, place, rule)
         left, right = (tuple(factor.shape) for factor in thin)
         fit = left[:-1] + right[1:] == shape and left[-1] == right[0]
         rule = f"they must be {out_features} × r and r × {in_features}; {FITS}"
@@ -215,25 +279,9 @@ def _check_definition(adapter: Adapter, linear: nn.Linear, place: str) -> None:
     holds(got == shape, place, f"delta() is {_times(got)}, must be {_times(shape)}; {why}")
     dtype = linear.weight.dtype
     rule = f"delta() is {_short(delta.dtype)}, must be {_short(dtype)} as W₀ is"
-    odd = _odd_dtypes(adapter)
+    odd = odd_dtypes(adapter)
     holds(delta.dtype == dtype, place, "; ".join(filter(None, [rule, odd])))
     holds(not odd, place, odd)
-
-
-def _odd_dtypes(adapter: Adapter) -> str:
-    """A hint at tensors that do not follow the layer's dtype; empty where all do."""
-    wanted = adapter.base.weight.dtype
-    odd = [
-        f"{name} is {_short(tensor.dtype)}"
-        for name, tensor in adapter.state_dict().items()
-        if tensor.is_floating_point() and tensor.dtype != wanted
-    ]
-    if not odd:
-        return ""
-    return (
-        f"{', '.join(odd)} on a layer of {_short(wanted)}: self.zeros(*shape) and "
-        "self.parameter(values) make what has the layer's dtype"
-    )
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -279,13 +327,16 @@ def _check_counts(
     method: Method, adapter: Adapter, linear: nn.Linear, tolerance: float, place: str
 ) -> None:
     shape = linear.out_features, linear.in_features
-    count = sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad)
-    claimed = method.num_parameters(*shape)
-    holds(count == claimed, place, f"num_parameters says {claimed}, training may change {count}")
+    said = count_says(method, adapter)
+    holds(said is None, place, said or "")
+    bound: Any = method.rank_bound(*shape)
+    whole = isinstance(bound, int) and not isinstance(bound, bool)
+    holds(whole, place, f"rank_bound says {bound!r}, which is no whole number")
+    rule = f"rank_bound says {bound}, and no ΔW of {_times(shape)} has more than {min(shape)}"
+    holds(bound <= min(shape), place, rule)
     if linear.weight.dtype == torch.float64:
         values = adapter.spectrum()
         rank = int((values > 1e-10 * values[0]).sum())
-        bound = method.rank_bound(*shape)
         holds(rank <= bound, place, f"rank_bound says {bound}, ΔW has rank {rank}")
 
 
@@ -298,6 +349,22 @@ def _check_copies(
         other = bound(method, linear, generator_for("another", seed_for(place)))
         other.load_state_dict(adapter.state_dict())
         holds(torch.equal(other(x), y), place, "state_dict must keep the function")
+
+
+def _check_start(adapter: Adapter, x: torch.Tensor, place: str) -> None:
+    """The first step is taken from the start, where a derivative may be infinite, or 0 for all."""
+    trained = {name: p for name, p in adapter.named_parameters() if p.requires_grad}
+    y = adapter(x)
+    if not trained or not y.requires_grad:
+        return
+    pull = normal(tuple(y.shape), 1.0, generator_for("pull")).to(y)
+    given = torch.autograd.grad((y * pull).sum(), list(trained.values()), allow_unused=True)
+    found = {name: g for name, g in zip(trained, given, strict=True) if g is not None}
+    bad = [name for name, gradient in found.items() if validation.not_finite(gradient)]
+    holds(not bad, place, f"the gradient of {', '.join(bad)} is not finite at the start")
+    moves = any(bool(gradient.any()) for gradient in found.values())
+    rule = "the gradient of all trained numbers is zero at the start, so that none can ever train"
+    holds(moves, place, rule)
 
 
 def _check_gradients(adapter: Adapter, x: torch.Tensor, place: str) -> None:

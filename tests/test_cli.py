@@ -141,3 +141,32 @@ def test_bench_measures_both_sides(tmp_path: Path) -> None:
     assert in_peft <= {name for name, peer in peers.items() if peer == "PEFT"}
     assert all(row["largest_loss_difference"] < 1e-5 for row in written["rows"])
     assert all(row["ratio"] > 0 for row in written["rows"])
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["bench", "panels", "--presses", "0"], "--presses"),
+        (["bench", "no-free-lunch", "--seeds", "0"], "--seeds"),
+        (["bench", "init", "--rounds", "1", "--out", ""], "the path is empty"),
+        (["inspect", "here", "--html", ""], "the path is empty"),
+        (["reproduce", "no-free-lunch", "--seeds", "1", "--out", ""], "the path is empty"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(
+    command: list[str], said: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, command)
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_bench_looks_at_its_folder_before_it_measures(tmp_path: Path, monkeypatch) -> None:
+    init = pytest.importorskip("missviz.bench.init")
+    monkeypatch.setattr(init, "compare", lambda **_: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    result = runner.invoke(app, ["bench", "init", "--out", str(tmp_path / "file" / "folder")])
+    assert result.exit_code == 2, result.output
+    assert "missviz: --out: " in result.output

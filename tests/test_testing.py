@@ -107,7 +107,10 @@ class ByItsRank(Method):
     """A fault in the adapter's __init__: no check_shape, and a reshape that fails."""
 
     rank: int
-    name = "by its rank"  # type: ignore[assignment]
+
+    @property
+    def name(self) -> str:
+        return f"by its rank {self.rank}"
 
     def num_parameters(self, out_features: int, in_features: int) -> int:
         return out_features
@@ -118,6 +121,86 @@ class ByItsRank(Method):
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> Adapter:
         base.weight.reshape(self.rank, -1, 7)
         raise AssertionError
+
+
+class ProductAdapter(Adapter):
+    """ΔW = B A, A = N(0, 1/in), B = 0 at first; `fault` breaks one thing."""
+
+    def __init__(self, method: "Product", base: nn.Linear, generator: torch.Generator) -> None:
+        super().__init__(method, base)
+        self.fault = method.fault
+        A = torch.randn(method.rank, self.in_features, generator=generator)
+        self.A = self.parameter(A / self.in_features**0.5)
+        self.B = self.zeros(self.out_features, method.rank)
+        if self.fault == "both zero":
+            self.A = self.zeros(method.rank, self.in_features)
+
+    def factors(self) -> Any:
+        B = self.B
+        if self.fault == "one tensor":
+            return B @ self.A
+        if self.fault == "three":
+            return B, self.A, self.A
+        if self.fault == "root":
+            B = torch.sqrt(torch.abs(B))
+        if self.fault == "relu":
+            B = torch.relu(B)
+        if self.fault == "cube":
+            B = B**3
+        return B, self.A
+
+    def forward(self, x: Tensor, base_output: Tensor | None = None) -> Tensor:
+        if self.fault == "in place":
+            x *= 1.01
+        if self.fault == "in place, nothing":
+            x += 0 * x
+        return super().forward(x, base_output)
+
+
+@dataclass(frozen=True)
+class Product(Method):
+    rank: int
+    fault: str = ""
+    setting: Any = None
+
+    @property
+    def name(self) -> str:
+        if self.fault == "name raises":
+            raise RuntimeError("no name today")
+        names: dict[str, Any] = {"no name": "", "a number": 3, "constant": "product"}
+        return names.get(self.fault, f"product r={self.rank}")
+
+    def num_parameters(self, out_features: int, in_features: int) -> int:
+        return self.rank * (out_features + in_features)
+
+    def rank_bound(self, out_features: int, in_features: int) -> Any:
+        bounds = {"large bound": 10**6, "no bound": None}
+        return bounds.get(self.fault, min(self.rank, out_features, in_features))
+
+    def with_rank(self, rank: int) -> Any:
+        return self if self.fault == "stuck" else super().with_rank(rank)
+
+    def adapter(self, base: nn.Linear, generator: torch.Generator) -> Any:
+        return None if self.fault == "no adapter" else ProductAdapter(self, base, generator)
+
+
+class WantsGradient(Product):
+    needs_gradient = True
+
+
+class Shares(Product):
+    def shared(self, layers: Any, generator: torch.Generator) -> Any:
+        return nn.Linear(2, 2)
+
+
+class SharesWrong(Product):
+    def shared(self) -> Any:  # type: ignore[override]
+        return None
+
+
+class StepsWrong(Product):
+    def after_step(self) -> None:  # type: ignore[override]
+        return None
 
 
 SHAPES = [(20, 24), (12, 8)]
@@ -141,11 +224,35 @@ SENTENCES: list[tuple[Any, str]] = [
     (Undecorated(4, 2.0), "with another strength it must not be equal (==); write @dataclass(frozen=True) above class Undecorated"),
     (NeverEqual(4), "NeverEqual: a copy must be equal (==); write @dataclass(frozen=True)"),
     (Listed(4, sizes=[1]), "Listed: must be hashable, its settings too"),
+    (Product(2, "root"), "the gradient of B is not finite at the start"),
+    (Product(2, "relu"), "the gradient of all trained numbers is zero at the start"),
+    (Product(2, "cube"), "the gradient of all trained numbers is zero at the start"),
+    (Product(2, "both zero"), "the gradient of all trained numbers is zero at the start"),
+    (Product(2, "large bound"), "rank_bound says 1000000, and no ΔW of 20 × 24 has more than 20"),
+    (Product(2, "no bound"), "rank_bound says None, which is no whole number"),
+    (Product(2, "no name"), "Product: name is empty; names key tables and colours"),
+    (Product(2, "a number"), "Product: name must be a string, and is 3"),
+    (Product(2, "name raises"), "Product.name raised RuntimeError: no name today"),
+    (Product(2, "constant"), "rank=2 and rank=3 must have different names, which key tables and colours; both are 'product'"),
+    (Product(2, "stuck"), "with_rank(3) must return the method at another rank; it returns an equal one"),
+    (Product(2, setting=torch.zeros(3)), "Product: setting setting is a Tensor, which no copy equals"),
+    (Product(2, setting=torch.zeros(())), "Product: setting setting is a Tensor, which no copy equals"),
+    (Product(2, "one tensor"), "factors() must return (left, right) or None; it returned one tensor"),
+    (Product(2, "three"), "factors() must return (left, right) or None; it returned 3 tensors"),
+    (Product(2, "in place"), "forward changes x in place; make a new tensor"),
+    (Product(2, "in place, nothing"), "forward changes x in place; make a new tensor"),
+    (Product(2, "no adapter"), "bias=True: Product.adapter must return a missviz.Adapter, and returns None"),
+    (WantsGradient(2), "bias=True: WantsGradient.adapter must be: def adapter(self, base, generator, gradient)"),
+    (Shares(2), "bias=True: Shares.adapter must be: def adapter(self, base, generator, shared)"),
+    (SharesWrong(2), "shared must be: def shared(self, layers, generator); too many positional"),
+    (StepsWrong(2), "after_step must be: def after_step(self, adapters, step); too many positional"),
 ]  # fmt: skip
 
 
 def test_the_method_without_a_fault_passes() -> None:
     check_method(Gain(4))
+    check_method(Product(2))
+    check_method(Product(2, setting=(1.0, "a")))
 
 
 @pytest.mark.parametrize(
@@ -156,6 +263,33 @@ def test_each_mistake_has_its_sentence(method: Any, sentence: str) -> None:
         check_method(method, SHAPES, [torch.float64])
     assert sentence in str(caught.value)
     assert len(str(caught.value).splitlines()[0]) < 400
+
+
+@pytest.mark.parametrize("rank", [0, -1, 2.5, True])
+def test_a_rank_that_is_none_is_named(rank: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"product r={rank}: rank={rank} is not"):
+        check_method(Product(rank))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"shapes": (20, 24)}, TypeError, r"shapes=\(20, 24\) is not a list of \(out, in\) pairs"),
+        ({"shapes": 5}, TypeError, "shapes=5 is not a list of"),
+        ({"shapes": "ab"}, TypeError, "shapes='ab' is not a list of"),
+        ({"shapes": [(3,)]}, TypeError, r"shapes=\[\(3,\)\] is not a list of"),
+        ({"shapes": [(-1, 3)]}, ValueError, "shapes: out=-1 is not positive"),
+        ({"shapes": [(3, 2.5)]}, TypeError, "shapes: in=2.5 is not an integer"),
+        ({"dtypes": torch.float32}, TypeError, "dtypes=torch.float32 is not a list of dtypes"),
+        ({"dtypes": ["float32"]}, ValueError, "dtypes has 'float32'; choose from torch.float64"),
+        ({"shapes": []}, ValueError, "shapes or dtypes is empty"),
+    ],
+)
+def test_arguments_of_check_method_are_named(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check_method(Product(2), **arguments)
 
 
 TAKERS: list[Callable[[Any], object]] = [

@@ -6,6 +6,7 @@ W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW)
 
 import abc
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
@@ -88,6 +89,23 @@ class Update(abc.ABC):
         return product_spectrum(*thin)
 
 
+FACTORS = "it must return two tensors, (out, r) and (r, in), or None"
+
+
+def two_factors(thin: Any) -> tuple[Tensor, Tensor]:
+    """`thin`, as `factors()` returned it, if it is two tensors whose product there is; else
+    ValueError."""
+    if not isinstance(thin, tuple | list) or not all(isinstance(one, Tensor) for one in thin):
+        raise ValueError(f"factors() returned a {type(thin).__name__}; {FACTORS}")
+    if len(thin) != 2:
+        raise ValueError(f"factors() returned {len(thin)} tensors; {FACTORS}")
+    left, right = thin
+    if min(left.dim(), right.dim()) < 2 or left.shape[-1] != right.shape[-2]:
+        shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
+        raise ValueError(f"factors() are {shapes}, which do not multiply; {FACTORS}")
+    return left, right
+
+
 @torch.no_grad()
 @one_thread()
 def finite_factors(
@@ -97,7 +115,7 @@ def finite_factors(
     thin = update.factors()
     if thin is None:
         return None
-    left, right = (factor.detach() for factor in thin)
+    left, right = (factor.detach() for factor in two_factors(thin))
     validation.finite("ΔW's left factor", left)
     validation.finite("ΔW's right factor", right)
     return left, right
@@ -250,13 +268,22 @@ class Method(abc.ABC):
             given["gradient"] = gradient.detach()
         elif gradient is not None:
             raise ValueError(f"gradient: {self.name} does not start from the gradient")
-        made: Any = self.adapter(base, generator, **given)
-        if not isinstance(made, Adapter):
-            raise TypeError(
-                f"adapter() of {self.name} returned {type(made).__name__}, not an Adapter: does "
-                "it end with return?"
+        kind = type(self).__name__
+        try:
+            inspect.signature(self.adapter).bind(base, generator, **given)
+        except TypeError as error:
+            arguments = ", ".join(["self", "base", "generator", *given])
+            raise ContractError(f"{kind}.adapter must be: def adapter({arguments})") from error
+        adapter: Any = self.adapter(base, generator, **given)
+        if not isinstance(adapter, Adapter):
+            raise ContractError(
+                f"{kind}.adapter must return a missviz.Adapter, and returns {adapter!r:.60}"
             )
-        return made
+        if not has_begun(adapter):
+            raise ContractError(begin_with_super(adapter))
+        if odd := odd_dtypes(adapter):
+            raise ContractError(odd)
+        return adapter
 
     def check_layer(self, linear: nn.Linear) -> None:
         """Raise what `on` raises, without making an adapter."""
@@ -272,9 +299,34 @@ class Method(abc.ABC):
         return self.name
 
 
+LONGEST_NAME = 80
+
+
+def wrong_name(method: Method) -> str | None:
+    """What is wrong with a method's name, which keys tables, colours and seeds; or None."""
+    kind = type(method).__name__
+    try:
+        name: Any = method.name
+    except Exception as error:  # the reader's own code may raise anything
+        return f"{kind}.name raised {type(error).__name__}: {error}"
+    if not isinstance(name, str):
+        why = "a method; write @property above it" if callable(name) else repr(name)
+        return f"{kind}: name must be a string, and is {why}"
+    if not name.strip():
+        return f"{kind}: name is empty; names key tables and colours"
+    if len(name) > LONGEST_NAME or "$" in name or not name.isprintable():
+        return (
+            f"{kind}: name cannot be drawn: it must be one line of at most {LONGEST_NAME} "
+            f"characters without $, and is {name!r:.60}"
+        )
+    return None
+
+
 def checked_method(name: str, value: Any) -> Method:
     """`value` if it is a Method; else a TypeError, which tells a class from its instances."""
     if isinstance(value, Method):
+        if wrong := wrong_name(value):
+            raise TypeError(f"{name}: {wrong}")
         return value
     if isinstance(value, type) and issubclass(value, Method):
         needed = [
@@ -285,6 +337,39 @@ def checked_method(name: str, value: Any) -> Method:
         call = f"{value.__name__}({', '.join(needed)})"
         raise TypeError(f"{name}={value.__name__} is a class; pass an instance: {call}")
     raise TypeError(f"{name}={value!r} is not a missviz method; try missviz.MiSS(rank=4)")
+
+
+class ContractError(TypeError):
+    """A method's `adapter` is not what `Method` says; the sentence says how."""
+
+
+def has_begun(adapter: "Adapter") -> bool:
+    """Whether its __init__ has told torch of its layer."""
+    return "base" in vars(adapter).get("_modules", {})
+
+
+def begin_with_super(adapter: "Adapter") -> str:
+    return f"{type(adapter).__name__}.__init__ must begin with super().__init__(method, base)"
+
+
+def odd_dtypes(adapter: "Adapter") -> str:
+    """A sentence on tensors that do not follow the layer's dtype; empty where all do."""
+    wanted = adapter.base.weight.dtype
+    odd = [
+        f"{name} is {_short(tensor.dtype)}"
+        for name, tensor in adapter.state_dict().items()
+        if tensor.is_floating_point() and tensor.dtype != wanted
+    ]
+    if not odd:
+        return ""
+    return (
+        f"{', '.join(odd)} on a layer of {_short(wanted)}: self.zeros(*shape) and "
+        "self.parameter(values) make what has the layer's dtype"
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class Adapter(nn.Module, Update):
@@ -325,7 +410,7 @@ class Adapter(nn.Module, Update):
             raise NotImplementedError(
                 f"{type(self).__name__} defines neither factors() nor delta()"
             )
-        left, right = thin
+        left, right = two_factors(thin)
         return left @ right
 
     def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:

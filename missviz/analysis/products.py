@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Update, in_units, out_of_units
+from missviz.adapters.base import Adapter, Update, in_units, out_of_units, two_factors
 from missviz.adapters.training import adapters_in
 from missviz.machine import one_thread
 
@@ -68,7 +68,9 @@ def shortened(
     """
     with one_thread():
         thin = update.factors()
-    if thin is None:
+    if thin is not None:
+        thin = two_factors(thin)
+    else:
         if isinstance(update, Adapter):
             # In float64 from the start: rounding of W₀ + ΔW would show as ΔW.
             update = copy.deepcopy(update).cpu().double()

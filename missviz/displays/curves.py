@@ -22,6 +22,8 @@ MARKERS = 6
 """On each line, about as many; not at the same steps, so that none hides another."""
 WRAP = 13
 """Characters in a line of a name."""
+LONGEST_WORD = 40
+"""Characters of a word before it is broken too."""
 LED = 14
 """Points from the axes to where a line that is drawn on ends."""
 
@@ -78,11 +80,19 @@ def room_for(names: Iterable[str]) -> float:
 
 
 def broken(name: str, width: int = WRAP) -> list[str]:
-    """A name in lines of about as many characters."""
+    """A name in lines of about as many characters, and of at most `LONGEST_WORD`."""
     return [
         line
         for part in name.split("\n")
-        for line in textwrap.wrap(part, width, break_long_words=False)
+        for line in textwrap.wrap(
+            " ".join(
+                word[start : start + LONGEST_WORD]
+                for word in part.split(" ")
+                for start in range(0, len(word) or 1, LONGEST_WORD)
+            ),
+            width,
+            break_long_words=False,
+        )
     ]
 
 

@@ -96,10 +96,10 @@ class UpdateDisplay(Display):
         if not self.delta.any():
             return f"{self.name}: no update yet, ΔW = 0"
         clipped = self._clipped()
+        size, base = np.linalg.norm(self.delta), np.linalg.norm(self.base)
         return (
             f"{self.name}: ΔW has {self.delta.size} cells, {self._words()}, "
-            f"and {np.linalg.norm(self.delta) / np.linalg.norm(self.base):.2f} "
-            "times the norm of W₀"
+            + (f"and {size / base:.2f} times the norm of W₀" if base else f"and norm {size:.2f}")
         ) + (f"; colours end at {self.limit:.3g}, {clipped}" if clipped else "")
 
     def _clipped(self) -> str:

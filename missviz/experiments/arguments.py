@@ -21,6 +21,7 @@ from missviz.adapters.mora import MoRA
 from missviz.adapters.mos import MoS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.prolora import ProLoRA
+from missviz.adapters.trial import on_layer, random_linear
 from missviz.adapters.vera import VeRA
 from missviz.experiments.data import OwnData, checked_data
 from missviz.experiments.tasks import PROTOCOLS, TARGETS, WIDTH, Protocol, Target
@@ -72,7 +73,9 @@ def default_methods(protocol: str = "published") -> tuple[Method, ...]:
 def checked_methods(
     methods: Sequence[Method] | None, protocol: str, data: OwnData | None = None
 ) -> tuple[Method, ...]:
+    """The methods as a tuple, each tried on the layer that it will train."""
     in_features = WIDTH if data is None else data.in_features
+    given = methods is not None
     if methods is None:
         methods = default_methods(protocol) if data is None else core_methods(in_features)
     if not isinstance(methods, Iterable):
@@ -85,15 +88,19 @@ def checked_methods(
         except ValueError as error:
             if data is None:
                 raise
+            instead = "" if given else "; it is there by default: give methods of your own"
             raise ValueError(
                 f"{method.name} does not fit data with {in_features} inputs (a {WIDTH} × "
-                f"{in_features} layer): {error}"
+                f"{in_features} layer): {error}{instead}"
             ) from error
     names = [method.name for method in methods]
     if not names:
         raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"methods has {', '.join(twice)} more than once; names key the results")
+    linear = random_linear(WIDTH, in_features, torch.float32)
+    for method in methods:
+        on_layer(method, linear)
     return methods
 
 

@@ -14,6 +14,8 @@ from missviz.randomness import generator_for
 
 Pair = tuple[Float[Tensor, "n in_"], Float[Tensor, "n out"]]
 SPLITS = ("train", "valid", "test")
+LARGEST = 1e15
+"""Of magnitudes: the mean of their squares, which a loss is, stays within float32."""
 FEWEST = 4
 """Points that can be split: a half to train on, a quarter each for validation and test."""
 
@@ -137,4 +139,9 @@ def _checked_array(name: str, values: Any, shape: str) -> np.ndarray:
     array = np.array(array, dtype=np.float64)
     if bad := int((~np.isfinite(array)).sum()):
         raise ValueError(f"{name} has {bad} values that are NaN or infinite of {array.size}")
+    if (largest := np.abs(array).max()) > LARGEST:
+        raise ValueError(
+            f"{name} has values up to {largest:.0e}, and losses are their squares; scale them to "
+            f"at most {LARGEST:.0e}, best to about 1"
+        )
     return array

@@ -10,9 +10,10 @@ from missviz.adapters import validation
 from missviz.adapters.attach import attach
 from missviz.adapters.base import Adapter, Method, checked_method
 from missviz.adapters.training import after_step, penalty, rate_multipliers
+from missviz.adapters.trial import on_layer, random_linear
 from missviz.experiments.ensemble import Adam
 from missviz.experiments.no_free_lunch import calibration, make_task
-from missviz.experiments.tasks import PROTOCOLS, base_models
+from missviz.experiments.tasks import PROTOCOLS, WIDTH, base_models
 from missviz.machine import one_thread
 
 STEPS = (0, 1, 3, 10, 30, 100)
@@ -41,7 +42,7 @@ def adapter_snapshots(
 
     Raises TypeError or ValueError, naming the argument.
     """
-    checked_method("method", method)
+    on_layer(checked_method("method", method), random_linear(WIDTH, WIDTH, torch.float32))
     wanted = list(steps)
     if not wanted or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in wanted):
         raise ValueError(f"steps={steps!r} is not a list of whole numbers from 0 on")

@@ -52,7 +52,14 @@ def adapter(
     tables: dict[str, pd.DataFrame | None] = {NONE: None}
     measured = {name: named[name] for name in known["module"]}
     tables[RANDOM] = inspect_adapter(random_like(measured))
+    if not isinstance(controls, Mapping | None):
+        raise TypeError(
+            f"controls of type {type(controls).__name__}; give adapters by name, such as "
+            '{"untrained": adapter}'
+        )
     for name, other in (controls or {}).items():
+        if name in tables:
+            raise ValueError(f"controls: {name!r} is there already; give yours another name")
         compared = inspect_adapter(named_updates(f"controls[{name!r}]", other), base)
         missing = set(measured) - set(compared["module"])
         if missing:

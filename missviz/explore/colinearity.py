@@ -12,10 +12,11 @@ from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
+from missviz.adapters.trial import on_layer
 from missviz.displays.colinearity import SCALES, ColinearityDisplay
 from missviz.experiments.snapshots import STEPS, adapter_snapshots
 from missviz.experiments.tasks import WIDTH
-from missviz.explore.methods import Choice, Menu, on_layer
+from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
 from missviz.explore.weights import load_weight
 from missviz.randomness import generator_for, normal
@@ -71,7 +72,7 @@ def colinearity(
             only zeros; `steps` is given with it; a value is none of its control's choices.
     """
     # There is no control for the size: only the names count.
-    menu = Menu.of(dict.fromkeys(methods(BLOCK_SIZE), MiSS), method)
+    menu = Menu.of(dict.fromkeys(methods(BLOCK_SIZE), MiSS), method, sized=False)
     if weight is not None:
         return _on_own_weight(menu, scale, steps, weight, reveal)
     ready = dict(_trained())

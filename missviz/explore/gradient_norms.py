@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from missviz.adapters.trial import on_layer, trained_numbers
 from missviz.displays.gradient_norms import FAMILIES, GradientNormDisplay, first_gradients
 from missviz.experiments.gain_and_rate import OPTIMISERS, gain_runs, linear_task
-from missviz.explore.methods import beside, code, on_layer
+from missviz.explore.methods import beside, code
 from missviz.explore.panel import Panel, check_choices
 
 GAINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -49,7 +50,8 @@ def gradient_norms(
     values = {"gain": gain, "input_mean": input_mean, "optimiser": optimiser}
     values = check_choices("gradient_norms", choices, values)
     for one in own.values():
-        on_layer(one, linear_task().linear)
+        if not trained_numbers(on_layer(one, linear_task().linear)):
+            raise ValueError(f"method: {one} trains nothing, so it has no first gradient")
     norms, runs = _norms(), _runs()
 
     @functools.cache

@@ -11,6 +11,7 @@ import torch
 
 from missviz.adapters import validation
 from missviz.adapters.base import Method
+from missviz.adapters.trial import on_layer
 from missviz.analysis.reach import reaches
 from missviz.displays.base import Display
 from missviz.displays.targets import TargetsDisplay
@@ -18,7 +19,7 @@ from missviz.experiments.arguments import FIRST_SEED
 from missviz.experiments.no_free_lunch import no_free_lunch
 from missviz.experiments.tasks import TARGETS, WIDTH, TwoLayerNet, base_models
 from missviz.explore import stored
-from missviz.explore.methods import beside, code, on_layer, within
+from missviz.explore.methods import beside, code, within
 from missviz.explore.panel import Panel, check_choices
 from missviz.randomness import generator_for
 

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
-from missviz.adapters.base import Adapter, Method, checked_method
+from missviz.adapters.base import Method, checked_method
+from missviz.adapters.trial import given_size
+from missviz.adapters.trial import on_layer as on_layer
 from missviz.explore.panel import code_of
 from missviz.explore.weights import Name
-from missviz.testing import bound
 
 Choice = str | Method
 """A name of a menu, or a method object."""
@@ -31,9 +30,10 @@ def code(method: Any) -> Name:
 
 def size_of(method: Method) -> int | None:
     """Its rank (Bat: block size), or None where `with_rank` leaves it as it is."""
-    size = getattr(method, "rank", None) or getattr(method, "block_size", None)
-    if not isinstance(size, int):
+    found = given_size(method)
+    if found is None:
         return None
+    _, size = found
     try:
         return size if method.with_rank(size + 1).name != method.name else None
     except ValueError:  # it has a size, and cannot have this one
@@ -95,7 +95,7 @@ def listed(method: Any) -> tuple[Choice, ...]:
         raise ValueError("method is an empty list; give at least one method, or leave it out")
     for one in given:
         if not isinstance(one, str):
-            checked_method("method", one)
+            given_size(checked_method("method", one))
     names = [str(one) for one in given]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"method has {', '.join(twice)} more than once; names key the picture")
@@ -111,9 +111,14 @@ class Menu:
     given: tuple[Choice, ...]
 
     @classmethod
-    def of(cls, shipped: Mapping[str, Callable[[int], Method]], method: Any) -> "Menu":
-        """Raises what `listed` does, and ValueError for a name that is not in the menu, or an
-        object that has one that is."""
+    def of(
+        cls, shipped: Mapping[str, Callable[[int], Method]], method: Any, *, sized: bool = True
+    ) -> "Menu":
+        """`sized`: the panel sets one rank for all.
+
+        Raises what `listed` does, and ValueError for a name that is not in the menu, an object that
+        has one that is, or one that is called like another as soon as both have one rank.
+        """
         given = listed(method)
         for one in given:
             if isinstance(one, str) and one not in shipped:
@@ -126,6 +131,8 @@ class Menu:
                     f"method: {one.name!r} stands in the menu already; give the word, or another "
                     "name to your method"
                 )
+        if sized:
+            _check_families(shipped, [one for one in given if isinstance(one, Method)])
         return cls(shipped, given)
 
     @property
@@ -153,6 +160,25 @@ class Menu:
         return self.shipped[choice](rank) if isinstance(choice, str) else choice.with_rank(rank)
 
 
+def _check_families(
+    shipped: Mapping[str, Callable[[int], Method]], methods: Iterable[Method]
+) -> None:
+    """ValueError where two methods have one name at one rank, and are not the same."""
+    found: dict[str, Method] = {}
+    for one in methods:
+        called, size = family(one), size_of(one)
+        other = found.setdefault(called, one)
+        if other is not one:
+            raise ValueError(
+                f"method has {other.name} and {one.name}: the panel sets one rank for all, at "
+                f"which both are {called}; give one of them, or another name"
+            )
+        if size is not None and called in shipped and type(shipped[called](size)) is not type(one):
+            raise ValueError(
+                f"method={one.name!r}: {called!r} is drawn already; give yours another name"
+            )
+
+
 def beside(names: Iterable[str], method: Any) -> dict[str, Method]:
     """The objects that a panel draws beside those of these `names`, by what they are called there:
     without their size, which the panel sets. None: nothing.
@@ -177,30 +203,3 @@ def beside(names: Iterable[str], method: Any) -> dict[str, Method]:
             )
         found[called] = one
     return found
-
-
-def on_layer(method: Method, linear: nn.Linear) -> Adapter:
-    """The adapter of `method` on a panel's layer; one that starts from the gradient gets random
-    numbers for it.
-
-    Raises ValueError that names both where the method does not fit.
-    """
-    out_features, in_features = linear.out_features, linear.in_features
-    try:
-        adapter = bound(method, linear)
-        shape = tuple(adapter.delta().shape)
-    except ValueError as error:
-        raise ValueError(
-            f"{method} on a layer of {out_features} × {in_features}: {error}"
-        ) from error
-    except (RuntimeError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(
-            f"{method} on a layer of {out_features} × {in_features} raised "
-            f"{type(error).__name__}: {error}; missviz.testing.check_method tells more"
-        ) from error
-    if shape != (out_features, in_features):
-        raise ValueError(
-            f"{method} on a layer of {out_features} × {in_features}: delta() is {shape}; it must "
-            "have the layer's shape"
-        )
-    return adapter

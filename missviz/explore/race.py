@@ -14,7 +14,6 @@ from missviz.experiments.arguments import checked_methods, core_methods
 from missviz.experiments.data import checked_data
 from missviz.experiments.races import LAYER, RATES, SPLITS, RaceRuns
 from missviz.experiments.runs import chosen_reference
-from missviz.experiments.tasks import WIDTH
 from missviz.explore import stored
 from missviz.explore.panel import Panel, check_choices
 
@@ -22,7 +21,7 @@ Losses = dict[str, Float[np.ndarray, "seeds steps1"]]
 
 
 def race(
-    *methods: Method,
+    *methods: Any,
     learning_rate: float = 1e-3,
     split: str = "train",
     second_layer: str = "trained",
@@ -42,8 +41,8 @@ def race(
     the others when they are asked for, or while nobody waits.
 
     Args:
-        methods: who runs, on a 64 × 64 layer; none means full fine-tuning, LoRA, PiSSA, MiSS and
-            MiSS's control.
+        methods: who runs, on a 64 × 64 layer, one by one or as a list; none means full fine-tuning,
+            LoRA, PiSSA, MiSS and MiSS's control.
         learning_rate: 0.0003, 0.001, 0.003, 0.01 or 0.03.
         split: "train" or "valid".
         second_layer: "trained" or "frozen".
@@ -66,7 +65,9 @@ def race(
     validation.boolean("fresh", fresh)
     validation.boolean("reveal", reveal)
     own = None if data is None else checked_data(data)
-    racers = methods or core_methods(WIDTH if own is None else own.in_features)
+    if len(methods) == 1 and isinstance(methods[0], list | tuple):
+        methods = tuple(methods[0])
+    racers = methods or (core_methods() if own is None else None)
     chosen = checked_methods(racers, "published", own)
     against = chosen_reference(reference, [method.name for method in chosen])
     runs: RaceRuns | _Stored

@@ -16,11 +16,12 @@ from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
+from missviz.adapters.trial import on_layer
 from missviz.analysis.spectra import spectrum
 from missviz.displays.spectrum import Spectrum, SpectrumDisplay
 from missviz.experiments.snapshots import adapter_snapshots
 from missviz.experiments.tasks import WIDTH
-from missviz.explore.methods import Choice, Menu, on_layer
+from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
 from missviz.explore.weights import OwnWeight, load_weight
 from missviz.randomness import generator_for, normal
@@ -57,7 +58,8 @@ def rank(
     Args:
         method: one of the menu, or your own: a method object, or a list (`missviz.explore.methods`
             has the rule); its run is made when the panel is.
-        rank: of every method; Bat's block size. None means that of your own method, or 4.
+        rank: of every method; Bat's block size. None means that of your own method, or 4, or less
+            on a smaller weight.
         steps: of Adam: 0, 1, 3, 10, 30 or 100.
         weight: your own W₀ in place of the trained layer: a tensor, an array, or a path (see
             `missviz.explore.weights.load_weight`). Nothing is trained then: random numbers stand
@@ -67,9 +69,11 @@ def rank(
     Raises TypeError or ValueError, naming the argument, also where `rank` does not fit `method`.
     """
     menu = Menu.of(METHODS, method)
-    size = validation.positive_int("rank", menu.size(rank, 4))
-    if weight is not None:
-        return _on_own_weight(menu, size, load_weight(weight), reveal)
+    own = None if weight is None else load_weight(weight)
+    most = 4 if own is None else min(4, *own.matrix.shape)
+    size = validation.positive_int("rank", menu.size(rank, most))
+    if own is not None:
+        return _on_own_weight(menu, size, own, reveal)
     _check(menu, size, WIDTH, WIDTH)
     runs = _runs(size).with_own([one for one in menu.options if isinstance(one, Method)])
     return Panel(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from missviz.adapters import validation
 from missviz.adapters.base import Method, linear_with
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
@@ -15,8 +16,9 @@ from missviz.adapters.full import FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
+from missviz.adapters.trial import on_layer
 from missviz.displays.update import MOST_WITH_DIGITS, UpdateDisplay
-from missviz.explore.methods import Choice, Menu, on_layer
+from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
 from missviz.explore.weights import load_weight, own_input, size_of_entries, with_digits
 from missviz.randomness import generator_for, normal
@@ -89,7 +91,7 @@ def update(
     vector, given = (None, {}) if x is None else own_input(x, shape, MOST_WITH_X)
     fixed |= given
     std = STEP_STD if weight is None else STEP_STD / WEIGHT_STD * size_of_entries(linear.weight)
-    size = menu.size(rank, 2)
+    size = menu.size(rank, min(2, *shape))
     show = functools.partial(_display, menu, linear, std, notice, vector)
     choices: dict[str, list[Any]] = {"method": menu.options}
     values: dict[str, Any] = {"method": menu.first}
@@ -120,10 +122,11 @@ def _display(
 ) -> UpdateDisplay:
     try:
         adapter = on_layer(menu.at(method, rank), linear)
+        randomise(adapter, std=std)
+        validation.finite(f"{adapter.method}: ΔW after a few steps", adapter.delta())
     except ValueError as error:
         base: np.ndarray = linear.weight.detach().numpy()
         return UpdateDisplay(
             base=base, delta=None, name=str(error), limit=limit, notice=notice, x=x
         )
-    randomise(adapter, std=std)
     return UpdateDisplay.from_adapter(adapter, limit=limit, notice=notice, x=x)

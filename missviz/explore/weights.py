@@ -76,9 +76,7 @@ def load_weight(weight: Any, argument: str = "weight", largest: int = LARGEST_SH
             raise TypeError(f"{argument} of dtype {part.dtype} does not hold real numbers")
         matrix = torch.from_numpy(np.array(part[:largest, :largest], dtype=np.float64))
     validation.finite(argument, matrix)
-    entry = float(matrix.abs().max())
-    if entry and not SMALLEST < entry < 1 / SMALLEST:
-        raise ValueError(f"{argument} has entries up to {entry:.0e}, whose squares leave float64")
+    _squares(argument, float(matrix.abs().max()))
     notice = ""
     if tuple(matrix.shape) != shape:
         rows, columns = matrix.shape
@@ -146,10 +144,19 @@ def _numbers(x: Any) -> Float[np.ndarray, "*shape"]:
         raise TypeError(wrong)
     try:
         values = np.array(plain, dtype=np.float64)
+    except OverflowError as error:
+        raise ValueError("x has a number that float64 cannot hold") from error
     except (TypeError, ValueError) as error:
         raise TypeError(wrong) from error
     validation.finite("x", torch.from_numpy(values))
+    _squares("x", float(np.abs(values).max(initial=0.0)))
     return values
+
+
+def _squares(argument: str, entry: float) -> None:
+    """ValueError where the square of the largest entry leaves float64."""
+    if entry and not SMALLEST < entry < 1 / SMALLEST:
+        raise ValueError(f"{argument} has entries up to {entry:.0e}, whose squares leave float64")
 
 
 def _as_code(x: Any, values: Float[np.ndarray, "*shape"]) -> dict[str, Any]:

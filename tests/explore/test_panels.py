@@ -94,7 +94,9 @@ def test_a_failure_ahead_waits_until_it_is_asked_for(monkeypatch) -> None:
 def sent_by(panel: Panel, monkeypatch) -> list:
     """What the panel sends from now on: (message, picture)."""
     sent = []
-    monkeypatch.setattr(sys.modules[Panel.__module__], "LINE", Line())  # others have sent much by now
+    monkeypatch.setattr(
+        sys.modules[Panel.__module__], "LINE", Line()
+    )  # others have sent much by now
     monkeypatch.setattr(panel, "send", lambda what, buffers: sent.append((what, *buffers)))
     return sent
 

@@ -1,0 +1,114 @@
+"""A method tried on a layer before anything is drawn or trained: whatever is wrong, in one sentence
+that names the method."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from missviz.adapters import validation
+from missviz.adapters.base import Adapter, ContractError, Method, linear_with, two_factors
+from missviz.randomness import generator_for, normal
+
+SIZES = ("rank", "block_size")
+"""The settings that `Method.with_rank` sets."""
+
+
+def random_linear(
+    out_features: int, in_features: int, dtype: torch.dtype, bias: bool = True
+) -> nn.Linear:
+    """A linear layer with entries of N(0, 1/in), always the same for the same arguments."""
+    generator = generator_for("linear", out_features, in_features)
+    shapes = ((out_features, in_features), (out_features,))[: 1 + bias]
+    tensors = (normal(shape, in_features**-0.5, generator).to(dtype) for shape in shapes)
+    return linear_with(*tensors)
+
+
+def bound(method: Method, linear: nn.Linear, generator: torch.Generator | None = None) -> Adapter:
+    """`method.on(linear)` for any method: one that starts from the gradient gets random numbers
+    for it, N(0, 1/in) as in `random_linear`, always the same for the same shape."""
+    gradient = None
+    if method.needs_gradient:
+        shape = linear.out_features, linear.in_features
+        drawn = normal(shape, linear.in_features**-0.5, generator_for("gradient", *shape))
+        gradient = drawn.to(linear.weight)
+    return method.on(linear, generator=generator, gradient=gradient)
+
+
+def given_size(method: Method) -> tuple[str, int] | None:
+    """The setting that `with_rank` sets and its value; None where the method has none.
+
+    Raises TypeError or ValueError where that is no whole number from 1 on.
+    """
+    for setting in SIZES:
+        value = vars(method).get(setting)
+        if value is not None:
+            try:
+                return setting, validation.positive_int(setting, value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{method.name}: {error}") from None
+    return None
+
+
+def trained_numbers(adapter: nn.Module) -> int:
+    """How many numbers training may change."""
+    return sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+
+
+def count_says(method: Method, adapter: Adapter) -> str | None:
+    """What is wrong with `num_parameters`, or None."""
+    base = adapter.base
+    if base.bias is None and getattr(method, "bias", False):
+        return None  # full fine-tuning of a bias that is not there
+    claimed: Any = method.num_parameters(base.out_features, base.in_features)
+    count = trained_numbers(adapter)
+    if isinstance(claimed, bool) or not isinstance(claimed, int) or claimed != count:
+        return f"num_parameters says {claimed}, training may change {count}"
+    return None
+
+
+@torch.no_grad()
+def on_layer(method: Method, linear: nn.Linear) -> Adapter:
+    """The adapter of `method` on this layer, tried once; one that starts from the gradient gets
+    random numbers for it.
+
+    Raises ValueError that names both where the method does not fit, or does not keep the contract:
+    ΔW of another shape or dtype or with NaN, a forward that fails, a wrong `num_parameters`.
+    """
+    given_size(method)
+    place = f"{method} on a layer of {linear.out_features} × {linear.in_features}"
+    try:
+        adapter = bound(method, linear)
+        said = _said_of(method, adapter)
+    except (ValueError, ContractError) as error:
+        raise ValueError(f"{place}: {error}") from error
+    except Exception as error:  # the reader's own code may raise anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(
+            f"{place} raised {type(error).__name__}: {reason}; missviz.testing.check_method tells "
+            "more"
+        ) from error
+    if said is not None:
+        raise ValueError(f"{place}: {said}")
+    return adapter
+
+
+def _said_of(method: Method, adapter: Adapter) -> str | None:
+    """What does not hold on this layer, or None."""
+    weight = adapter.base.weight
+    if (thin := adapter.factors()) is not None:
+        two_factors(thin)
+    delta: Any = adapter.delta()
+    if not isinstance(delta, torch.Tensor):
+        return f"delta() is a {type(delta).__name__}; it must be a tensor"
+    if delta.shape != weight.shape:
+        return f"delta() is {tuple(delta.shape)}; it must have the layer's shape"
+    if delta.dtype != weight.dtype:
+        return f"delta() is {delta.dtype}; it must be {weight.dtype} as W₀ is"
+    if bad := validation.not_finite(delta):
+        return f"delta() has {bad} values that are NaN or infinite of {delta.numel()}"
+    x = weight.new_ones(2, adapter.in_features)
+    y: Any = adapter(x)
+    if not isinstance(y, torch.Tensor) or y.shape != (2, adapter.out_features):
+        return f"forward makes {tuple(getattr(y, 'shape', ()))} of {tuple(x.shape)}"
+    return count_says(method, adapter)
