@@ -22,10 +22,6 @@ from missviz.randomness import generator_for
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-USUAL_POWER = 200
-"""Of two: the squares of such entries, and products of two of these, are in the range of float64.
-"""
-
 
 def apply_linear(
     x: Float[Tensor, "*batch in_"],
@@ -121,39 +117,6 @@ def finite_factors(
     return left, right
 
 
-def in_units(
-    matrix: Float[Tensor, "*member rows columns"],
-) -> tuple[Float[Tensor, "*member rows columns"], Float[Tensor, "*member"]]:
-    """(matrix / 2ⁿ, n), so that no entry exceeds 1 and squares stay in the range of numbers. No
-    digit changes, and n is 0 for what is of a usual size."""
-    if not matrix.numel():
-        return matrix, matrix.new_zeros(matrix.shape[:-2])
-    largest = torch.linalg.vector_norm(matrix, torch.inf, (-2, -1))
-    power = torch.frexp(largest).exponent.to(matrix)
-    power = torch.where((largest == 0) | (power.abs() < USUAL_POWER), 0.0, power)
-    if not power.any():
-        return matrix, power
-    # In two steps: 2¹⁰²⁴ is no number.
-    half = torch.exp2(-(power / 2).trunc())[..., None, None]
-    rest = torch.exp2(-(power - (power / 2).trunc()))[..., None, None]
-    return matrix * half * rest, power
-
-
-def out_of_units(
-    values: Float[Tensor, "*member n"], power: Float[Tensor, "*member"]
-) -> Float[Tensor, "*member n"]:
-    """values · 2ⁿ; ValueError where float64 cannot hold the largest."""
-    if not power.any():
-        return values
-    half = (power / 2).trunc()
-    made = values * torch.exp2(half)[..., None] * torch.exp2(power - half)[..., None]
-    if not made.isfinite().all():
-        raise ValueError("ΔW is larger than float64 can hold")
-    if (values.any(-1) & ~made.any(-1)).any():
-        raise ValueError("ΔW is smaller than float64 can hold")
-    return made
-
-
 @one_thread()
 def product_spectrum(
     left: Float[Tensor, "*member out r"], right: Float[Tensor, "*member r in_"]
@@ -163,9 +126,8 @@ def product_spectrum(
     Exact: from the R of both factors' QR and an SVD of the small core between them, which costs
     (out + in) r² instead of out · in · min(out, in).
     """
-    (upper, more), (lower, most) = map(in_units, (left.double(), right.mT.double()))
-    upper, lower = (torch.linalg.qr(factor, mode="r").R for factor in (upper, lower))
-    values = out_of_units(torch.linalg.svdvals(upper @ lower.mT), more + most)
+    upper, lower = (torch.linalg.qr(factor.double(), mode="r").R for factor in (left, right.mT))
+    values = torch.linalg.svdvals(upper @ lower.mT)
     missing = min(left.shape[-2], right.shape[-1]) - values.shape[-1]
     return nn.functional.pad(values, (0, missing))
 

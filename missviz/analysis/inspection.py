@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters.base import Adapter, Update, in_units
+from missviz.adapters.base import Adapter, Update
 from missviz.analysis.products import Updates, named_updates, numerical_rank, shortened
 from missviz.analysis.shards import mean_shard_cosine
 from missviz.analysis.spectra import effective_rank, energy, spectrum, stable_rank
@@ -124,9 +124,9 @@ def _measures(short: Float[Tensor, "n in_"], width: int | None) -> dict[str, Any
     rank = numerical_rank(values)
     cosine = math.nan
     if width is not None and width < short.shape[1]:
-        cosine = mean_shard_cosine(in_units(short)[0], width)
+        cosine = mean_shard_cosine(short, width)
     return {
-        "norm": math.hypot(*values.tolist()),
+        "norm": float(torch.linalg.norm(values)),
         "numerical_rank": rank,
         "stable_rank": float(stable_rank(values)),
         "effective_rank": float(effective_rank(values)),

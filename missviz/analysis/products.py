@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Update, in_units, out_of_units, two_factors
+from missviz.adapters.base import Adapter, Update, two_factors
 from missviz.adapters.training import adapters_in
 from missviz.machine import one_thread
 
@@ -77,16 +77,16 @@ def shortened(
         delta = _checked("ΔW", update.delta())
         return None, delta
     with one_thread():
-        left, more = in_units(_checked("ΔW's left factor", thin[0]))
+        left = _checked("ΔW's left factor", thin[0])
         Q, R = torch.linalg.qr(left, mode="reduced" if basis else "r")
         if not basis:
             Q = left[:, :0].clone()
         del left  # so that it is not in memory beside the right one
-        right, most = in_units(_checked("ΔW's right factor", thin[1]))
+        right = _checked("ΔW's right factor", thin[1])
         short = R @ right
         terms = torch.linalg.norm(R) * torch.linalg.norm(right)
         cancels = torch.linalg.norm(short) <= ROUNDING * terms
-    return Q, short.zero_() if cancels else out_of_units(short, (more + most).expand(len(short)))
+    return Q, short.zero_() if cancels else short
 
 
 def _checked(name: str, values: Tensor) -> Tensor:

@@ -104,14 +104,7 @@ def _together(batch: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Spectrum]:
         torch.stack(factors) if len(factors) > 1 else factors[0].unsqueeze(0)
         for factors in zip(*batch.values(), strict=True)
     )
-    try:
-        columns = _measured(product_spectrum(left, right))
-    except ValueError as error:
-        if len(batch) == 1:
-            raise ValueError(f"{next(iter(batch))}: {error}") from None
-        return {
-            name: one for part in batch.items() for name, one in _together(dict([part])).items()
-        }
+    columns = _measured(product_spectrum(left, right))
     return dict(zip(batch, map(Spectrum._make, zip(*columns, strict=True)), strict=True))
 
 
@@ -121,22 +114,16 @@ def _measured(values: Float[Tensor, "*member n"]) -> Spectrum:
 
 def stable_rank(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Σσ² / σ₁² of singular values: between 1 and the rank; NaN for ΔW = 0."""
-    return _of_largest(values).square().sum(-1)
+    return values.square().sum(-1) / values.amax(-1).square()
 
 
 def effective_rank(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """exp of the entropy of σ / Σσ (Roy and Vetterli 2007), from 1 to the rank; NaN for ΔW = 0."""
-    of_largest = _of_largest(values)
-    shares = of_largest / of_largest.sum(-1, keepdim=True)
+    shares = values / values.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1).exp()
 
 
 def energy(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
     """Share of Σσ² in the first 1, 2, … singular values; NaN for ΔW = 0."""
-    squares = _of_largest(values).square()
+    squares = values.square()
     return squares.cumsum(-1) / squares.sum(-1, keepdim=True)
-
-
-def _of_largest(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-    """Relative to the largest: no square leaves the range of numbers. NaN for ΔW = 0."""
-    return values / values.amax(-1, keepdim=True)

@@ -504,7 +504,7 @@ NOT_A_NUMBER = torch.full((12, 16), torch.nan)
         (
             lambda: mv.reach(type("Empty", (mv.LoRA,), {"adapter": nothing})(2), BASE),
             TypeError,
-            "adapter() of LoRA r=2 returned NoneType, not an Adapter",
+            "must return a missviz.Adapter, and returns None",
         ),
         *[
             (
