@@ -186,7 +186,8 @@ class Method(abc.ABC):
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """Short and unique, as shown in tables and figures: "MiSS r=4"."""
+        """Unique, as shown in tables and figures: "MiSS r=4". One line of at most `LONGEST_NAME`
+        characters, without $."""
 
     @abc.abstractmethod
     def num_parameters(self, out_features: int, in_features: int) -> int:
