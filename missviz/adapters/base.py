@@ -282,6 +282,9 @@ class Method(abc.ABC):
             )
         if not has_begun(adapter):
             raise ContractError(begin_with_super(adapter))
+        if not isinstance(adapter.method, Method):
+            given_there = type(adapter.method).__name__
+            raise ContractError(f"{begin_with_super(adapter)}; method is a {given_there} there")
         if odd := odd_dtypes(adapter):
             raise ContractError(odd)
         return adapter
