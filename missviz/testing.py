@@ -48,7 +48,9 @@ def check_method(
 ) -> None:
     """Hold a method to the contract, on layers of each (out, in) and dtype; silent if it holds.
 
-    The contract: settings that tell one method from another, and a name; a zero update at first;
+    The contract: settings that tell one method from another, and a name that does too; methods that
+    take the arguments that they are called with; a zero update at first, and a finite gradient
+    there that is not zero for all trained numbers;
     the fast forward equals W₀ x + b + ΔW x, for any leading dimensions and with `base_output`
     given; `weight` = W₀ + ΔW; `factors` multiply to ΔW; `num_parameters` and `rank_bound` tell the
     truth; gradients are right (finite differences, unless the adapter says

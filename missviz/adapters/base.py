@@ -148,7 +148,8 @@ class Method(abc.ABC):
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """Short and unique, as shown in tables and figures: "MiSS r=4"."""
+        """Unique, as shown in tables and figures: "MiSS r=4". One line of at most `LONGEST_NAME`
+        characters, without $."""
 
     @abc.abstractmethod
     def num_parameters(self, out_features: int, in_features: int) -> int:
@@ -243,6 +244,9 @@ class Method(abc.ABC):
             )
         if not has_begun(adapter):
             raise ContractError(begin_with_super(adapter))
+        if not isinstance(adapter.method, Method):
+            given_there = type(adapter.method).__name__
+            raise ContractError(f"{begin_with_super(adapter)}; method is a {given_there} there")
         if odd := odd_dtypes(adapter):
             raise ContractError(odd)
         return adapter

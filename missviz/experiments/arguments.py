@@ -87,7 +87,9 @@ def checked_methods(
             method.check_shape(WIDTH, in_features)
         except ValueError as error:
             if data is None:
-                raise
+                raise ValueError(
+                    f"{method.name} on a layer of {WIDTH} × {WIDTH}: {error}"
+                ) from error
             instead = "" if given else "; it is there by default: give methods of your own"
             raise ValueError(
                 f"{method.name} does not fit data with {in_features} inputs (a {WIDTH} × "

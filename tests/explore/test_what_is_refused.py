@@ -4,6 +4,7 @@ anything is drawn or trained."""
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,13 @@ class Faulty(Bent):
         return counts.get(self.fault, super().num_parameters(out_features, in_features))
 
     def adapter(self, base: torch.nn.Linear, generator: torch.Generator) -> Any:
+        if self.fault == "another method":
+            return FaultyAdapter(SimpleNamespace(rank=2, fault=""), base, generator)  # type: ignore[arg-type]
         return None if self.fault == "none" else FaultyAdapter(self, base, generator)
+
+    def check_shape(self, out_features: int, in_features: int) -> None:
+        if self.fault == "does not fit":
+            raise ValueError("it fits nothing")
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ FAULTS = {
     "negative": r"faulty r=\d+ on a layer of .*: num_parameters says -1, training may change",
     "half": r"faulty r=\d+ on a layer of .*: num_parameters says 1.5, training may change",
     "many": r"faulty r=\d+ on a layer of .*: num_parameters says 1000000000000, training may",
+    "another method": r"faulty r=\d+ on a layer of .*super\(\).*; method is a SimpleNamespace there",
+    "does not fit": r"faulty r=\d+ on a layer of .*: it fits nothing",
     "number": "Faulty: name must be a string, and is 3",
     "long": "Faulty: name cannot be drawn: it must be one line of at most 80 characters",
     "formula": r"Faulty: name cannot be drawn: .* without \$",
