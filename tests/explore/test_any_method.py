@@ -294,7 +294,7 @@ def test_update_shows_x_and_what_becomes_of_it() -> None:
     assert panel.state == f"mv.explore.update(x={x}, method='MiSS', rank=2)"
     shown = panel.view.compute(**panel.values)
     y = (shown.base + shown.delta) @ x
-    assert f"y = W₀ x + ΔW x {np.linalg.norm(y):.2f}" in panel.summary
+    assert f"that of y = W₀ x + ΔW x is {np.linalg.norm(y):.2f}" in panel.summary
     square = panel.figure.axes[2].images[0].get_array()
     np.testing.assert_allclose(square[2:, -1], y)
     np.testing.assert_array_equal(square[0, :8], x)
