@@ -118,7 +118,7 @@ class Broken(mv.MiSS):
 
 @pytest.mark.parametrize("panel_of", [mv.explore.reach, mv.explore.sharing])
 def test_an_update_that_is_no_number_is_said_in_one_sentence(panel_of) -> None:
-    message = "delta() of broken, before any step, has 576 values that are NaN or infinite of 576"
+    message = "broken on a layer of 24 × 24: delta() has 576 values that are NaN or infinite of 576"
     raises_one_sentence(lambda: panel_of(method=Broken(2)), ValueError, message)
 
 
