@@ -154,9 +154,9 @@ def reaches(
     if base is None and depends_on_weight(method, wanted[0], generator, gradient):
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
     inputs = None if x is None else thin_factor(x, wanted)
-    # By powers of two, so that no square leaves the range of numbers and no digit changes.
-    units = [2.0 ** math.frexp(float(M.abs().max()))[1] for M in wanted]
-    asked = [seen(M / unit, inputs) for M, unit in zip(wanted, units, strict=True)]
+    units = [_unit(M) for M in wanted]
+    in_units = (M if unit == 1 else M / unit for M, unit in zip(wanted, units, strict=True))
+    asked = [seen(M, inputs) for M in in_units]
     adapter = _bound(method, wanted[0], base, generator, gradient)
     captured = _closed_form(adapter)
     # Each input meets all D blocks then: no block has a problem of its own.
@@ -171,6 +171,13 @@ def reaches(
             for M, unit in zip(asked, units, strict=True)
         ]
     return [Share(min(1.0, max(0.0, share))) for share in shares]
+
+
+def _unit(M: Matrix) -> float:
+    """1, or for entries whose squares leave the range of numbers a power of two of their size,
+    which changes no digit."""
+    largest = max(-float(M.min()), float(M.max()))
+    return 1.0 if 1e-100 < largest < 1e100 else 2.0 ** math.frexp(largest)[1]
 
 
 def thin_factor(x: Inputs, like: Float[Tensor, "*target out in_"]) -> Inputs:
