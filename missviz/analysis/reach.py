@@ -149,7 +149,7 @@ def reaches(
     if base is not None:
         validation.finite("base", base)
     wanted = targets.detach().double()
-    if not all(M.any() for M in wanted):
+    if not all(map(_largest, wanted)):
         raise ValueError("target is zero: there is no energy to capture")
     if base is None and depends_on_weight(method, wanted[0], generator, gradient):
         raise ValueError(f"{method}: what ΔW can be depends on W₀; give base")
@@ -164,8 +164,10 @@ def reaches(
     if captured is None or joint:
         found = search([adapter], wanted[:, None], inputs, starts=starts, steps=steps)
         return [Share(share, found.lower_bound) for share in found.shares.tolist()]
+    for name, numbers in adapter.named_parameters():
+        if not name.startswith("base."):
+            validation.finite(f"{name} of {method.name}", numbers)
     with torch.no_grad():
-        update_of(adapter)
         shares = [
             captured(adapter, M, inputs, unit) / _energy(M)
             for M, unit in zip(asked, units, strict=True)
@@ -176,8 +178,13 @@ def reaches(
 def _unit(M: Matrix) -> float:
     """1, or for entries whose squares leave the range of numbers a power of two of their size,
     which changes no digit."""
-    largest = max(-float(M.min()), float(M.max()))
-    return 1.0 if 1e-100 < largest < 1e100 else 2.0 ** math.frexp(largest)[1]
+    size = _largest(M)
+    return 1.0 if 1e-100 < size < 1e100 else 2.0 ** math.frexp(size)[1]
+
+
+def _largest(M: Matrix) -> float:
+    """The largest magnitude, without a table of magnitudes."""
+    return max(-float(M.min()), float(M.max()))
 
 
 def thin_factor(x: Inputs, like: Float[Tensor, "*target out in_"]) -> Inputs:

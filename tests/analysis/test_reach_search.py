@@ -499,7 +499,7 @@ NOT_A_NUMBER = torch.full((12, 16), torch.nan)
         (
             lambda: mv.reach(altered(mv.LoRA, lambda a: a.A.data.fill_(torch.nan))(2), BASE),
             ValueError,
-            "delta() of LoRA r=2, before any step, has 192 values that are NaN",
+            "A of LoRA r=2 has ",
         ),
         (
             lambda: mv.reach(type("Empty", (mv.LoRA,), {"adapter": nothing})(2), BASE),
