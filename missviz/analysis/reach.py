@@ -121,8 +121,8 @@ def _matrix(name: str, value: Any) -> Tensor:
         if array.dtype.kind not in "iuf":
             raise TypeError(f"{name} of type {type(value).__name__} is no matrix of real numbers")
         return torch.from_numpy(array.astype(np.float64))
-    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-        raise TypeError(f"{name} is sparse, quantised or without data; give a plain tensor")
+    if value.layout is not torch.strided or value.is_quantized:
+        raise TypeError(f"{name} is sparse or quantised; give a plain tensor")
     if value.is_complex() or value.dtype == torch.bool:
         raise TypeError(f"{name} of dtype {value.dtype} does not hold real numbers")
     return value
