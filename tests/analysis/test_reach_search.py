@@ -517,7 +517,11 @@ NOT_A_NUMBER = torch.full((12, 16), torch.nan)
         (lambda: mv.reach(mv.LoRA(2), BASE + 0j), TypeError, "target of dtype torch.complex128"),
         (lambda: mv.reach(mv.LoRA(2), "M"), TypeError, "target of type str is no matrix of real"),
         (lambda: mv.reach(mv.LoRA(2), [[1.0], [1, 2]]), TypeError, "target of type list is no mat"),
-        (lambda: mv.reach(mv.LoRA(2), BASE.to_sparse()), TypeError, "target is sparse or quantised"),
+        (
+            lambda: mv.reach(mv.LoRA(2), BASE.to_sparse()),
+            TypeError,
+            "target is sparse or quantised",
+        ),
         (lambda: mv.reach(mv.LoRA(2), BASE, "W"), TypeError, "base of type str is no matrix of"),
     ],
 )
