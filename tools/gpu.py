@@ -88,7 +88,7 @@ def steps_for(device: str, small: bool, out: Path, reports: Path) -> list[Step]:
         folders = ["--quick", "tests/adapters", "tests/analysis"]
 
     # A small run tries the script on machines of any speed; its limits are no promise.
-    stretch = 4 if small else 1
+    stretch = 2.5 if small else 1
 
     def tests(name: str, limit: float, *arguments: str) -> Step:
         report = f"--junitxml={report_of(name, reports)}"
