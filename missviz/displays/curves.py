@@ -12,7 +12,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from missviz.displays.labels import LINE, EndLabels, apart, lying_on_one_another
+from missviz.displays.labels import LINE, apart, lying_on_one_another
 from missviz.intervals import half_width
 from missviz.style import FAINT, MethodStyle, ink, text_scale
 
@@ -45,33 +45,58 @@ class Curve:
         return cls(mean, mean - half, mean + half)
 
 
-class LedLabels(EndLabels):
-    """Names to which the lines are drawn on, with their markers: a name may stand apart from its
-    line's end, and need not be in a colour in which text cannot be read."""
+class EndLabels:
+    """Each line's name right of the axes. Lines that cannot be told apart share one label.
+
+    A line is drawn on to its name, with its marker: so a name may stand apart from its line's end,
+    and need not be in a colour in which text cannot be read. Names keep clear of each other.
+
+    Args:
+        ax: that the lines are on; right of it there must be room for the names (`room_for`).
+        lines: by the name that is written.
+
+    `place()` again after the lines' data have changed. `texts` are as many as lines, `leaders` as
+    many as labels.
+    """
 
     def __init__(self, ax: Axes, lines: Mapping[str, Line2D]) -> None:
+        self.ax, self.lines = ax, dict(lines)
         self.leaders: list[Line2D] = []
-        super().__init__(ax, lines)
+        self.texts: list[Annotation] = [
+            ax.annotate(
+                "",
+                (1, 0),
+                xytext=((LED + 6) * text_scale(), 0),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                va="center",
+                color=ink(),
+                linespacing=1.1,
+                parse_math=False,
+                annotation_clip=False,
+            )
+            for _ in self.lines
+        ]
+        self.place()
 
     def place(self) -> None:
+        """Say where the lines end now."""
         for leader in self.leaders:
             leader.remove()
-        drawn = {name: line for name, line in self.lines.items() if np.size(line.get_xdata())}
-        groups = lying_on_one_another(drawn)
-        groups.sort(key=lambda group: end_of(drawn[group[0]]))
+        groups = lying_on_one_another(self.lines)
+        groups.sort(key=lambda group: end_of(self.lines[group[0]]))
         said = ["\n".join(broken("\n≈ ".join(group))) for group in groups]
         line = LINE * text_scale() * self.ax.figure.dpi / 72 / self.ax.bbox.height
         heights = [line * (words.count("\n") + 1) for words in said]
-        places = apart([end_of(drawn[group[0]]) for group in groups], heights).tolist()
+        places = apart([end_of(self.lines[group[0]]) for group in groups], heights).tolist()
         self.leaders = [
-            lead(drawn[group[0]], place) for group, place in zip(groups, places, strict=True)
+            lead(self.lines[group[0]], place) for group, place in zip(groups, places, strict=True)
         ]
         for text in self.texts:
             text.set_text("")
         for text, words, place in zip(self.texts, said, places, strict=False):
-            assert isinstance(text, Annotation)
-            text.xy, text.xyann = (1, place), ((LED + 6) * text_scale(), 0)
-            text.set(text=words, color=ink())
+            text.xy = 1, place
+            text.set_text(words)
 
 
 def room_for(names: Iterable[str]) -> float:
@@ -166,7 +191,7 @@ class Curves:
         }
         ax.set(xlabel="step", xlim=(0, max(1, steps - 1)))
         everything = {**self.lines, **self.levels}
-        self.labels = LedLabels(ax, everything) if named else None
+        self.labels = EndLabels(ax, everything) if named else None
         self._shown, self._pinned = True, dict[str, Curve]()
         self._curves = dict(curves)
         self.show(curves, levels, floor=floor, most=most)

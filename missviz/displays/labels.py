@@ -1,5 +1,5 @@
-"""Names of lines: at their ends, or beside samples; and which lines lie on one another, so that
-only one can be seen."""
+"""Words about lines: beside samples, or above the axes; where names have room; and which lines lie
+on one another, so that only one can be seen."""
 
 import itertools
 import textwrap
@@ -84,59 +84,6 @@ class WordsAbove:
             before += len(lines)
 
 
-class EndLabels:
-    """Each line's name beside its right end, in its colour, right of the axes.
-
-    Lines that cannot be told apart share one label, "LoRA r=2\\n= PiSSA r=2". Labels keep clear of
-    each other: they move apart as little as they can.
-
-    Args:
-        ax: that the lines are on; right of it there must be room for the names.
-        lines: by the name that is written.
-
-    `place()` again after the lines' data have changed. `texts` are the artists, as many as lines.
-    """
-
-    def __init__(self, ax: Axes, lines: Mapping[str, Line2D]) -> None:
-        self.ax, self.lines = ax, dict(lines)
-        self.texts: list[Annotation] = [
-            ax.annotate(
-                "",
-                (1, 0),
-                xytext=(6 * text_scale(), 0),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                va="center",
-                linespacing=1.1,
-                parse_math=False,
-                annotation_clip=False,
-            )
-            for _ in self.lines
-        ]
-        self.place()
-
-    def place(self) -> None:
-        """Say where the lines end now."""
-        groups = lying_on_one_another(self.lines)
-        ends = np.array([self._end(self.lines[group[0]]) for group in groups])
-        line = LINE * text_scale() * self.ax.figure.dpi / 72 / self.ax.bbox.height
-        order = np.argsort(ends)
-        heights = line * np.array([len(groups[n]) for n in order])
-        places = np.empty(len(groups))
-        places[order] = apart(ends[order], heights)
-        for text in self.texts:
-            text.set_text("")
-        for text, group, place in zip(self.texts, groups, places, strict=False):
-            text.xy = 1, place
-            text.set_text("\n≈ ".join(group))
-            text.set_color(self.lines[group[0]].get_color())
-
-    def _end(self, line: Line2D) -> float:
-        """Height of its last point, in the axes' height, at most 1."""
-        last = self.ax.transData.transform(points_of(line)[-1:])
-        return float(np.clip(self.ax.transAxes.inverted().transform(last)[0, 1], 0, 1))
-
-
 def lying_on_one_another(lines: Mapping[str, Line2D]) -> list[list[str]]:
     """Names of lines, together where a line covers the first of them: at every point they are less
     than a line's width apart in the picture as its limits are now. Lines without points have no
@@ -187,6 +134,20 @@ def apart(
         blocks.append(block)
     starts = np.array([mean for mean, count in blocks for _ in range(count)])
     return np.clip(starts, low, max(low, high - sizes.sum())) + before
+
+
+def below(ax: Axes, **look: Any) -> Annotation:
+    """An empty line of text below `ax`, wherever its aspect leaves it."""
+    return ax.annotate(
+        "",
+        (0.5, 0),
+        xytext=(0, -6 * text_scale()),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        **look,
+    )
 
 
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))

@@ -14,6 +14,7 @@ from missviz.adapters.base import Method, linear_with
 from missviz.analysis.reach import reaches
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells, beyond, color_limit
+from missviz.displays.labels import below
 from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
 
 CHARACTERS = 24
@@ -142,15 +143,7 @@ class ReachDisplay(Display):
         self.im_ = Cells(wanted, np.zeros(self.target.shape), clim=(-self.limit, self.limit))
         wanted.set(xticks=[], yticks=[])
         # Below the square, wherever its axes leave room.
-        self.clipped_ = wanted.annotate(
-            "",
-            (0.5, 0),
-            xytext=(0, -6 * text_scale()),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="top",
-        )
+        self.clipped_ = below(wanted)
         if not self.on_inputs:
             curves.plot([0, cells], [0, 1], color=FAINT, ls=":")
         on_inputs = " on your inputs" * self.on_inputs

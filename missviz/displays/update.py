@@ -15,6 +15,7 @@ from missviz.adapters.base import Adapter
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells, beyond, color_limit, color_scale
 from missviz.displays.digits import Digits
+from missviz.displays.labels import below
 from missviz.style import FAINT, paper, row_of_axes, text_scale
 
 MOST_WITH_DIGITS = 8
@@ -141,16 +142,7 @@ class UpdateDisplay(Display):
         self.reason_ = axes[1].text(
             0.5, 0.5, "", transform=place, color="black", **middle, parse_math=False
         )
-        self.words_ = axes[1].annotate(
-            "",
-            (0.5, 0),
-            xytext=(0, -6 * text_scale()),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize="large",
-        )
+        self.words_ = below(axes[1], fontsize="large")
         self.outcome_ = [
             *self.ims_[1:],
             *(patch for digits in self.digits_[1:] for patch in digits.patches),

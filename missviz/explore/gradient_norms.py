@@ -10,7 +10,8 @@ from missviz.adapters.trial import on_layer, trained_numbers
 from missviz.displays.gradient_norms import FAMILIES, GradientNormDisplay, first_gradients
 from missviz.experiments.gain_and_rate import OPTIMISERS, gain_runs, linear_task
 from missviz.explore.methods import beside, code
-from missviz.explore.panel import Panel, check_choices
+from missviz.explore.panel import Panel
+from missviz.explore.view import check_choices
 
 GAINS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 INPUT_MEANS = (0.0, 0.1, 0.3, 1.0)

@@ -20,7 +20,8 @@ from missviz.experiments.no_free_lunch import no_free_lunch
 from missviz.experiments.tasks import TARGETS, WIDTH, TwoLayerNet, base_models
 from missviz.explore import stored
 from missviz.explore.methods import beside, code, within
-from missviz.explore.panel import Panel, check_choices
+from missviz.explore.panel import Panel
+from missviz.explore.view import check_choices
 from missviz.randomness import generator_for
 
 OWN_SEEDS, OWN_TUNING_SEEDS = 3, 2

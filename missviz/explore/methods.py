@@ -13,7 +13,6 @@ from typing import Any
 
 from missviz.adapters.base import Method, checked_method
 from missviz.adapters.trial import given_size
-from missviz.adapters.trial import on_layer as on_layer
 from missviz.explore.panel import code_of
 from missviz.explore.weights import Name
 

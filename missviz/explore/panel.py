@@ -22,14 +22,11 @@ from missviz.explore.view import (
     MOST_FRAMES,
     Frame,
     View,
-    check_choices,
     is_number,
     label_of,
     one_at_a_time,
 )
 from missviz.style import CSS_PER_INCH
-
-__all__ = ["Panel", "check_choices"]
 
 MOST_CONTROLS = 3
 TALLEST_PAGE = 0.78

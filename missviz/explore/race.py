@@ -15,7 +15,8 @@ from missviz.experiments.data import checked_data
 from missviz.experiments.races import LAYER, RATES, SPLITS, RaceRuns
 from missviz.experiments.runs import chosen_reference
 from missviz.explore import stored
-from missviz.explore.panel import Panel, check_choices
+from missviz.explore.panel import Panel
+from missviz.explore.view import check_choices
 
 Losses = dict[str, Float[np.ndarray, "seeds steps1"]]
 

@@ -10,13 +10,15 @@ import torch
 from missviz.adapters import validation
 from missviz.adapters.base import Method, linear_with
 from missviz.adapters.mos import MoS
+from missviz.adapters.trial import on_layer
 from missviz.analysis.sharing import is_pure_sharing, layer_targets, on_layers, sharing_table
 from missviz.displays.base import Display
 from missviz.displays.sharing import SharingDisplay, curves_of
 from missviz.experiments.arguments import FIRST_SEED
 from missviz.explore import stored
-from missviz.explore.methods import beside, code, on_layer, within
-from missviz.explore.panel import Panel, check_choices
+from missviz.explore.methods import beside, code, within
+from missviz.explore.panel import Panel
+from missviz.explore.view import check_choices
 from missviz.randomness import generator_for
 
 SIZE = 24

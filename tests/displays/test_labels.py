@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import missviz as mv
+from missviz.displays.curves import EndLabels
 from missviz.displays.labels import (
-    EndLabels,
     Key,
     WordsAbove,
     apart,
@@ -66,12 +66,16 @@ def test_end_labels_follow_their_lines(ax) -> None:
         name: ax.plot(STEPS, h)[0] for name, h in (("a", STEPS), ("b", STEPS), ("c", 0 * STEPS))
     }
     labels = EndLabels(ax, lines)
-    assert [text.get_text() for text in labels.texts] == ["a\n≈ b", "c", ""]
+    assert {text.get_text() for text in labels.texts} == {"a\n≈ b", "c", ""}
+    assert len(labels.leaders) == 2
     lines["b"].set_ydata(STEPS / 2)
     labels.place()
     shown = {text.get_text(): text for text in labels.texts}
     assert set(shown) == {"a", "b", "c"}
-    assert shown["b"].get_color() == lines["b"].get_color()
+    leaders = {leader.get_color(): leader for leader in labels.leaders}
+    assert leaders.keys() == {line.get_color() for line in lines.values()}
+    for name, line in lines.items():
+        assert leaders[line.get_color()].get_ydata()[-1] == shown[name].xy[1]
     assert shown["c"].xy[1] < shown["b"].xy[1] < shown["a"].xy[1]
     assert shown["b"].xy[1] == pytest.approx(0.5)
 
