@@ -76,7 +76,7 @@ def on_layer(method: Method, linear: nn.Linear) -> Adapter:
     ΔW of another shape or dtype or with NaN, a forward that fails, a wrong `num_parameters`.
     """
     given_size(method)
-    place = f"{method} on a layer of {linear.out_features} × {linear.in_features}"
+    place = _place(method, linear)
     try:
         adapter = bound(method, linear)
         said = _said_of(method, adapter)
@@ -91,6 +91,18 @@ def on_layer(method: Method, linear: nn.Linear) -> Adapter:
     if said is not None:
         raise ValueError(f"{place}: {said}")
     return adapter
+
+
+@torch.no_grad()
+def refuse_faults(method: Method, adapter: Adapter) -> None:
+    """ValueError, as that of `on_layer`, where this adapter of `method` does not keep the contract.
+    What the method's own code raises comes as it is."""
+    if (said := _said_of(method, adapter)) is not None:
+        raise ValueError(f"{_place(method, adapter.base)}: {said}")
+
+
+def _place(method: Method, linear: nn.Linear) -> str:
+    return f"{method} on a layer of {linear.out_features} × {linear.in_features}"
 
 
 def _said_of(method: Method, adapter: Adapter) -> str | None:

@@ -21,7 +21,7 @@ from missviz.adapters.mora import MoRA
 from missviz.adapters.mos import MoS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.prolora import ProLoRA
-from missviz.adapters.trial import on_layer, random_linear
+from missviz.adapters.trial import given_size
 from missviz.adapters.vera import VeRA
 from missviz.experiments.data import OwnData, checked_data
 from missviz.experiments.tasks import PROTOCOLS, TARGETS, WIDTH, Protocol, Target
@@ -73,7 +73,7 @@ def default_methods(protocol: str = "published") -> tuple[Method, ...]:
 def checked_methods(
     methods: Sequence[Method] | None, protocol: str, data: OwnData | None = None
 ) -> tuple[Method, ...]:
-    """The methods as a tuple, each tried on the layer that it will train."""
+    """The methods as a tuple, each able to train the experiment's layer by its sizes."""
     in_features = WIDTH if data is None else data.in_features
     given = methods is not None
     if methods is None:
@@ -82,7 +82,7 @@ def checked_methods(
         raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
     methods = tuple(methods)
     for method in methods:
-        checked_method("one of methods", method)
+        given_size(checked_method("one of methods", method))
         try:
             method.check_shape(WIDTH, in_features)
         except ValueError as error:
@@ -100,9 +100,6 @@ def checked_methods(
         raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"methods has {', '.join(twice)} more than once; names key the results")
-    linear = random_linear(WIDTH, in_features, torch.float32)
-    for method in methods:
-        on_layer(method, linear)
     return methods
 
 

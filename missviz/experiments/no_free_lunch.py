@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 import missviz
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Method
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.trial import refuse_faults, trained_numbers
 from missviz.experiments.arguments import (
     ELEMENTWISE,
     OWN_DATA,
@@ -93,14 +94,16 @@ def run_chunk(chunk: Chunk) -> Result:
     ]
     ensemble = Ensemble(models, chunk.engine)
     init_seconds = time.perf_counter() - started
+    adapter = models[0].fc1
+    assert isinstance(adapter, Adapter)
+    refuse_faults(chunk.method, adapter)
     splits = stack_splits([tasks[seed] for seed, _ in members], chunk.dtype, device)
     trained = train(ensemble, splits, [rate for _, rate in members], protocol.steps)
     asked = len(chunk.members)
-    adapter = models[0].fc1
     return {
         "losses": {split: losses[:asked] for split, losses in trained.losses.items()},
         "num_parameters": ensemble.num_parameters,
-        "adapter_parameters": sum(p.numel() for p in adapter.parameters() if p.requires_grad),
+        "adapter_parameters": trained_numbers(adapter),
         "init_seconds": init_seconds / len(members),
         "train_seconds": trained.seconds / len(members),
         "engine": ensemble.engine,

@@ -65,7 +65,7 @@ class Panel(FrontEnd):
     _picture = traitlets.Bytes().tag(sync=True)
     _hidden = traitlets.Bool().tag(sync=True)
     _note = traitlets.Unicode().tag(sync=True)
-    _film: Any = traitlets.Dict({"control": "", "seconds": 1.0}).tag(sync=True)
+    _film: Any = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,

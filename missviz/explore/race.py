@@ -4,19 +4,23 @@ import functools
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from missviz.adapters import validation
 from missviz.adapters.base import Method
+from missviz.adapters.trial import on_layer, random_linear
 from missviz.displays.base import Display
 from missviz.displays.race import RaceDisplay
 from missviz.experiments.arguments import checked_methods, core_methods
 from missviz.experiments.data import checked_data
 from missviz.experiments.races import LAYER, RATES, SPLITS, RaceRuns
 from missviz.experiments.runs import chosen_reference
+from missviz.experiments.tasks import WIDTH
 from missviz.explore import stored
 from missviz.explore.panel import Panel
 from missviz.explore.view import check_choices
+from missviz.explore.weights import Name
 
 Losses = dict[str, Float[np.ndarray, "seeds steps1"]]
 
@@ -71,6 +75,9 @@ def race(
     racers = methods or (core_methods() if own is None else None)
     chosen = checked_methods(racers, "published", own)
     against = chosen_reference(reference, [method.name for method in chosen])
+    linear = random_linear(WIDTH, WIDTH if own is None else own.in_features, torch.float32)
+    for method in chosen:
+        on_layer(method, linear)
     runs: RaceRuns | _Stored
     if own is not None:
         runs = RaceRuns(chosen, own)
@@ -88,7 +95,7 @@ def race(
             note=runs.note if isinstance(runs, _Stored) else "",
         )
 
-    fixed: dict[str, Any] = {} if own is None else {"data": _Name("data")}
+    fixed: dict[str, Any] = {} if own is None else {"data": Name("data")}
     fixed |= {} if reference is None else {"reference": reference}
     fixed |= {"fresh": True} if fresh else {}
     return Panel(
@@ -101,13 +108,6 @@ def race(
         reveal=reveal,
         work=None if isinstance(runs, _Stored) else runs.work(learning_rate, second_layer),
     )
-
-
-class _Name(str):
-    """A word in the panel's line of code that stands for what only the reader has."""
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 class _Stored:

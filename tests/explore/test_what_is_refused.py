@@ -83,7 +83,6 @@ class CalledLoRA(Bent):
 
 TAKERS: dict[str, Callable[[mv.Method], object]] = {
     "race": lambda one: mv.explore.race(one, mv.LoRA(2)),
-    "no_free_lunch": lambda one: mv.experiments.no_free_lunch([one], seeds=1, steps=2),
     "side_by_side": lambda one: mv.explore.side_by_side(one, mv.LoRA(2)),
     "update": lambda one: mv.explore.update(method=one, weight=random(8, 6)),
     "rank": lambda one: mv.explore.rank(method=one, weight=random(8, 6)),
@@ -92,14 +91,14 @@ TAKERS: dict[str, Callable[[mv.Method], object]] = {
     "lunch": lambda one: mv.explore.lunch(method=one, shown="closed form"),
 }
 FAULTS = {
-    "key error": r"faulty r=\d+ on a layer of .* raised KeyError: 'boom'",
-    "none": r"faulty r=\d+ on a layer of .*: Faulty.adapter must return a missviz.Adapter",
-    "nan": r"faulty r=\d+ on a layer of .*: delta\(\) has \d+ values that are NaN",
-    "negative": r"faulty r=\d+ on a layer of .*: num_parameters says -1, training may change",
-    "half": r"faulty r=\d+ on a layer of .*: num_parameters says 1.5, training may change",
-    "many": r"faulty r=\d+ on a layer of .*: num_parameters says 1000000000000, training may",
-    "another method": r"faulty r=\d+ on a layer of .*super\(\).*; method is a SimpleNamespace there",
-    "does not fit": r"faulty r=\d+ on a layer of .*: it fits nothing",
+    "key error": r"raised KeyError: 'boom'",
+    "none": r"Faulty.adapter must return a missviz.Adapter",
+    "nan": r"delta\(\) has \d+ values that are NaN",
+    "negative": r"num_parameters says -1, training may change",
+    "half": r"num_parameters says 1.5, training may change",
+    "many": r"num_parameters says 1000000000000, training may",
+    "another method": r"super\(\).*; method is a SimpleNamespace there",
+    "does not fit": r"it fits nothing",
     "number": "Faulty: name must be a string, and is 3",
     "long": "Faulty: name cannot be drawn: it must be one line of at most 80 characters",
     "formula": r"Faulty: name cannot be drawn: .* without \$",
@@ -109,22 +108,42 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("taker", TAKERS)
 def test_a_method_with_a_fault_is_refused_by_name(taker: str, fault: str) -> None:
-    with pytest.raises((TypeError, ValueError), match=FAULTS[fault]) as caught:
+    named = "" if FAULTS[fault].startswith("Faulty: ") else r"faulty r=\d+ on a layer of .*"
+    with pytest.raises((TypeError, ValueError), match=named + FAULTS[fault]) as caught:
         TAKERS[taker](Faulty(2, fault))
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("taker", ["race", "no_free_lunch", "side_by_side"])
+def swept(method: mv.Method) -> object:
+    return mv.experiments.no_free_lunch([method], seeds=1, steps=2)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_sweep_stops_at_a_fault_and_says_whose_it_is(fault: str) -> None:
+    """What the method's own code raises comes as it is, from wherever it ran."""
+    message, error = FAULTS[fault], (TypeError, ValueError)
+    if own := message.startswith("raised "):
+        message, error = "boom", (KeyError,)
+    with pytest.raises(error, match=message) as caught:
+        swept(Faulty(2, fault))
+    said = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "faulty r=2" in said.lower() or message.startswith("Faulty: ")
+    assert own == (caught.type is KeyError)
+
+
+@pytest.mark.parametrize("taker", ["race", "side_by_side"])
 def test_numbers_of_another_dtype_than_the_weights_are_refused(taker: str) -> None:
     with pytest.raises(ValueError, match="faulty r=2 on a layer of 64 × 64: A is float64 on a lay"):
         TAKERS[taker](Faulty(2, "float64"))
+    with pytest.raises(TypeError, match="fc1: A is float64 on a layer of float32"):
+        swept(Faulty(2, "float64"))
 
 
-@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize("taker", [*TAKERS, "sweep"])
 @pytest.mark.parametrize("rank", [0, 2.5, True])
 def test_a_size_that_is_none_is_not_drawn_at_another(taker: str, rank: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=f"faulty r={rank}: rank={rank} is not"):
-        TAKERS[taker](Faulty(rank))
+        TAKERS.get(taker, swept)(Faulty(rank))
 
 
 def test_a_long_name_of_one_word_is_raced() -> None:
