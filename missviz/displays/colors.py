@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import PcolorImage
+from matplotlib.transforms import Bbox
 
 from missviz.style import DIVERGING, text_scale
 
@@ -68,6 +69,13 @@ class Cells(PcolorImage):
         upwards = edges is not None
         ax.set(xlim=(across[0], across[-1]), aspect=aspect)
         ax.set_ylim((down[0], down[-1]) if upwards else (down[-1], down[0]))
+
+    def get_window_extent(self, renderer: Any = None) -> Bbox:
+        """Where the cells are, in pixels. matplotlib's own asks for an extent that these images do
+        not have, and notebooks ask it of every figure (`bbox_inches="tight"`)."""
+        across, down = self._edges
+        corners = Bbox.from_extents(across[0], down[0], across[-1], down[-1])
+        return corners.transformed(self.get_transform())
 
     def set_data(self, *values: Any) -> None:
         """Show other values of the same shape: `set_data(values)`."""

@@ -31,6 +31,14 @@ def test_cells_are_imshows_up_to_a_pixel_at_edges(shape) -> None:
     assert not inside.any()
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (5, 12), (1, 3)])
+def test_cells_stand_where_imshows_do(shape) -> None:
+    values, ax = np.zeros(shape), Figure(figsize=(3, 2)).add_subplot()
+    its, mine = ax.imshow(values), Cells(ax, values)
+    corners = [np.sort(cells.get_window_extent().get_points(), axis=0) for cells in (mine, its)]
+    assert np.allclose(*corners)
+
+
 def test_colours_end_at_the_largest_entry_unless_few_are_far_larger() -> None:
     usual = np.random.default_rng(0).uniform(-1, 1, (100, 100))
     assert color_limit(usual) == pytest.approx(1, abs=1e-3)

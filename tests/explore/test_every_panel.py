@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from helpers import drawn, pixels
+from IPython.core.pylabtools import print_figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -42,6 +43,12 @@ def test_slider_driven_equals_directly_drawn(panel: Panel) -> None:
     for point in points(panel):
         shown = pixels(panel.set(**point).picture)
         assert np.array_equal(shown, drawn(panel.view.compute(**point).plot())), point
+
+
+def test_its_figure_is_shown_in_a_cell_of_its_own(panel: Panel) -> None:
+    """As `%matplotlib inline` does: cut to what is drawn, which asks every artist where it is."""
+    png = print_figure(panel.drawn(**panel.values).figure_)
+    assert png.startswith(b"\x89PNG")
 
 
 def test_every_control_changes_the_picture(panel: Panel) -> None:
