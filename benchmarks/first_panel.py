@@ -4,7 +4,7 @@ lecture.
     OMP_NUM_THREADS=1 python benchmarks/first_panel.py [PANEL ...]
 
 Prints the processor's seconds, which on a quiet core are those that pass, and the seconds that
-passed. IPython, which a notebook has loaded already, counts among them here.
+passed.
 """
 
 import subprocess
@@ -13,6 +13,7 @@ import sys
 from missviz.explore.gallery import PANELS
 
 CODE = """
+import IPython, ipykernel.kernelapp  # a notebook has these before its first cell
 import time
 
 def now():

@@ -141,7 +141,8 @@ def test(arguments: Sequence[str]) -> list[Step]:
         Step(
             "contract, shapes checked",
             python(
-                *("-m", "pytest", "-q", "tests/adapters/test_contract.py", "-k", "not compiles"),
+                *("-m", "pytest", "-q", "-n2", "--dist=load", "tests/adapters/test_contract.py"),
+                *("-k", "not compiles"),
                 "--jaxtyping-packages=missviz.adapters,missviz.analysis,beartype.beartype",
                 *("-W", "ignore::hypothesis.errors.HypothesisDeprecationWarning"),
             ),

@@ -34,7 +34,7 @@ def gradient_norms(
     of a mean other than zero make the columns of G alike (ρ), which MiSS adds up.
 
     Right: training LoRA r = 8 with A frozen at gain 1; at gain c with the same rate; and at gain c
-    with rate/c² (SGD) or rate/c (Adam). All runs are done when the panel is made.
+    with rate/c² (SGD) or rate/c (Adam). What is not shown yet is measured while nobody waits.
 
     Args:
         gain: c, which multiplies LoRA's frozen factor.
@@ -53,24 +53,28 @@ def gradient_norms(
     for one in own.values():
         if not trained_numbers(on_layer(one, linear_task().linear)):
             raise ValueError(f"method: {one} trains nothing, so it has no first gradient")
-    norms, runs = _norms(), _runs()
 
     @functools.cache
-    def beside_them(input_mean: float) -> pd.DataFrame:
-        return pd.concat([norms, first_gradients([input_mean], seeds=SEEDS, methods=own)])
+    def norms(input_mean: float) -> pd.DataFrame:
+        usual = _norms(input_mean)
+        if not own:
+            return usual
+        return pd.concat([usual, first_gradients([input_mean], seeds=SEEDS, methods=own)])
 
     def compute(gain: float, input_mean: float, optimiser: str) -> GradientNormDisplay:
         return GradientNormDisplay.from_tables(
-            beside_them(input_mean) if own else norms,
-            runs[optimiser, input_mean],
+            norms(input_mean),
+            _runs(optimiser, input_mean),
             gain=gain,
             input_mean=input_mean,
             optimiser=optimiser,
         )
 
     def work() -> Iterator[str]:
-        for done, mean in enumerate(INPUT_MEANS if own else (), 1):
-            beside_them(mean)
+        for done, mean in enumerate(INPUT_MEANS, 1):
+            norms(mean)
+            for name in OPTIMISERS:
+                _runs(name, mean)
             yield f"first gradients: {done} of {len(INPUT_MEANS)} input means"
 
     fixed = {"method": code(method)} if own else {}
@@ -85,15 +89,11 @@ def gradient_norms(
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _norms() -> pd.DataFrame:
-    return first_gradients(INPUT_MEANS, seeds=SEEDS)
+@functools.cache
+def _norms(input_mean: float) -> pd.DataFrame:
+    return first_gradients([input_mean], seeds=SEEDS)
 
 
-@functools.lru_cache(maxsize=1)
-def _runs() -> dict[tuple[str, float], pd.DataFrame]:
-    return {
-        (optimiser, input_mean): gain_runs(GAINS, optimiser, input_mean)
-        for optimiser in OPTIMISERS
-        for input_mean in INPUT_MEANS
-    }
+@functools.cache
+def _runs(optimiser: str, input_mean: float) -> pd.DataFrame:
+    return gain_runs(GAINS, optimiser, input_mean)

@@ -46,6 +46,13 @@ def sized(open_notebook: Notebook, request) -> Notebook:
     return open_notebook
 
 
+BY_HAND = pytest.mark.parametrize(
+    ("open_notebook", "sized"), [("page", "1280"), ("lecture", "1920")], indirect=True
+)
+"""What takes long, in the smaller window as it is and in the larger one at a projector's scale;
+`test_a_mouse_finds_every_place_of_every_slider` has all four."""
+
+
 def resize(notebook: Notebook, width: int, height: int) -> None:
     notebook.page.set_viewport_size({"width": width, "height": height})
     notebook.page.wait_for_function(
@@ -65,6 +72,21 @@ def words(notebook: Notebook, cell: int) -> str:
 
 
 @pytest.mark.parametrize("name", PANELS)
+def test_a_mouse_finds_every_place_of_every_slider(sized: Notebook, name: str) -> None:
+    cell = opened(sized, name)
+    for control in sized.controls(cell):
+        control.scroll_into_view_if_needed()
+        box = control.bounding_box()
+        assert box["width"] >= (20 if is_menu(control) else 150), name
+        assert box["height"] >= 15, name
+        for share in (0.01, 0.25, 0.5, 0.75, 0.99):
+            point = [box["x"] + share * box["width"], box["y"] + box["height"] / 2]
+            hit = "(node, point) => document.elementFromPoint(...point) === node"
+            assert control.evaluate(hit, point), (name, share)
+
+
+@BY_HAND
+@pytest.mark.parametrize("name", PANELS)
 def test_a_hand_reaches_every_value_of_every_control(sized: Notebook, name: str) -> None:
     """Menus: every entry. Sliders: dragged to both ends, a quarter, the middle, three quarters."""
     cell = opened(sized, name)
@@ -73,10 +95,7 @@ def test_a_hand_reaches_every_value_of_every_control(sized: Notebook, name: str)
     for control, (label, options) in controls:
         control.scroll_into_view_if_needed()
         first, before = shown_value(control), settled_words(sized, cell)
-        box, last = control.bounding_box(), len(options) - 1
-        menu = is_menu(control)
-        assert box["width"] >= (20 if menu else 150), label
-        assert box["height"] >= 15, label
+        menu, last = is_menu(control), len(options) - 1
         seen = {before}
         for share in range(last + 1) if menu else (0, 0.25, 0.5, 0.75, 1):
             if menu:
@@ -122,6 +141,7 @@ def settled_words(notebook: Notebook, cell: int) -> str:
     return words(notebook, cell)
 
 
+@pytest.mark.parametrize("open_notebook", ["page"], indirect=True)
 @pytest.mark.parametrize("name", PANELS)
 def test_each_control_changes_the_picture_by_keyboard(notebook: Notebook, name: str) -> None:
     cell = opened(notebook, name)
