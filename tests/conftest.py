@@ -33,10 +33,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = thinned(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+    items.sort(key=begins)
     missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(missing)
+
+
+def begins(item: pytest.Item) -> int:
+    """What takes minutes in one piece comes first, so that no process is left with it at the end."""
+    first = ("browser/test_panels.py", "test_lessons.py")
+    return next((place for place, name in enumerate(first) if name in item.nodeid), len(first))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -44,6 +51,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """What xdist sends to one process, in turn: a module, whose tests share fixtures; of those that
     take each panel or each lesson, what belongs to that panel or lesson."""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # it puts what has most tests first, not what takes long
 
     class Companies(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
