@@ -136,7 +136,8 @@ def quick(arguments: Sequence[str]) -> list[Step]:
 def test(arguments: Sequence[str]) -> list[Step]:
     return [
         *lint(),
-        Step("suite", python("-m", "pytest", "-n2", "--durations=15", *arguments)),
+        # The limit is there for what hangs.
+        Step("suite", python("-m", "pytest", "-n2", "--durations=15", *arguments), limit=3000),
         # Once more with every shape annotation checked. (beartype itself draws from random.)
         Step(
             "contract, shapes checked",

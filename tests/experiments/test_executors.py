@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,22 +69,37 @@ def uninterrupted() -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(
-        n_workers=2,
-        processes=True,
-        threads_per_worker=1,
-        memory_limit="2GiB",
-        dashboard_address=":0",  # any free port
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
-        yield cluster
+def clients() -> Iterator[Callable[[], Client]]:
+    """What gives a client with two workers: that of before or, where a killed worker did not come
+    back, one of a new cluster."""
+    made: list[Client] = []
+    with ExitStack() as stack:
 
+        def client() -> Client:
+            try:
+                if made:
+                    made[-1].wait_for_workers(2, timeout=30)
+                    return made[-1]
+            except TimeoutError:
+                pass
+            cluster = LocalCluster(
+                n_workers=2,
+                processes=True,
+                threads_per_worker=1,
+                memory_limit="2GiB",
+                dashboard_address=":0",  # any free port
+                silence_logs=logging.CRITICAL,
+            )
+            made.append(stack.enter_context(Client(stack.enter_context(cluster))))
+            made[-1].wait_for_workers(2, timeout=60)
+            return made[-1]
 
-@pytest.fixture(scope="module")
-def client(cluster: LocalCluster) -> Iterator[Client]:
-    with Client(cluster) as client:
         yield client
+
+
+@pytest.fixture
+def client(clients: Callable[[], Client]) -> Client:
+    return clients()
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +301,6 @@ def test_a_dask_client_is_told_its_executor(client: Client) -> None:
 def test_a_killed_worker_loses_nothing(
     client: Client, uninterrupted: list[float], gate: Gate, tmp_path: Path
 ) -> None:
-    client.wait_for_workers(2)
     at_kill: dict[str, int] = {}
     killed: list[int] = []
 
@@ -303,20 +318,18 @@ def test_a_killed_worker_loses_nothing(
     assert killed[0] in before
     assert at_kill.items() <= kept(tmp_path).items(), "nothing that was finished ran again"
     assert len(kept(tmp_path)) == len(METHODS) - 1, "all but the gate's, which is code of one's own"
-    client.wait_for_workers(2)
     assert killed[0] not in client.run(os.getpid).values()
 
 
 def test_a_chunk_that_always_kills_its_worker_is_named(
-    cluster: LocalCluster, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dataclass(frozen=True)
     class Deadly(mv.LoRA):
         def adapter(self, base, generator):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    client.wait_for_workers(2)
+    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
     with pytest.raises(KilledWorker) as caught:
         losses(methods=[mv.MiSS(4), Deadly(2)], cache=tmp_path, executor=client.get_executor())
     assert "LoRA r=2" in caught.value.__notes__[0]
@@ -348,7 +361,6 @@ def test_ctrl_c_and_another_process_goes_on(tmp_path: Path, uninterrupted: list[
 def test_ctrl_c_with_dask(
     client: Client, uninterrupted: list[float], gate: Gate, tmp_path: Path
 ) -> None:
-    client.wait_for_workers(2)
     executor = client.get_executor()
     interrupter = gate.in_the_middle(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
