@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from missviz import check, displays, experiments, explore, testing
     from missviz.adapters.adalora import AdaLoRA
     from missviz.adapters.attach import attach, detach, merge
-    from missviz.adapters.base import Adapter, Method, Update
+    from missviz.adapters.base import Adapter, Method
     from missviz.adapters.bat import Bat
     from missviz.adapters.disha import DiSHA
     from missviz.adapters.dora import DoRA
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from missviz.adapters.prolora import ProLoRA
     from missviz.adapters.s2ft import S2FT
     from missviz.adapters.training import after_step, param_groups, penalty
+    from missviz.adapters.update import Update
     from missviz.adapters.vera import VeRA
     from missviz.analysis.comparison import compare
     from missviz.analysis.gradients import initial_gradient_norms
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Method": "adapters.base",
     "Adapter": "adapters.base",
-    "Update": "adapters.base",
+    "Update": "adapters.update",
     "FullFineTuning": "adapters.full",
     "FrozenFineTuning": "adapters.full",
     "LoRA": "adapters.lora",

@@ -9,8 +9,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from missviz.adapters.base import Adapter, Method, checked_method, linear_with, share_frozen
+from missviz.adapters.base import Adapter, Method, checked_method, share_frozen
 from missviz.adapters.full import FrozenFineTuning
+from missviz.adapters.linear import linear_with
 from missviz.randomness import generator_for
 
 ModelT = TypeVar("ModelT", bound=nn.Module)

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import apply_linear
 from missviz.adapters.shards import copies_of, shard_sums, spread
 
 
@@ -70,10 +71,10 @@ class DiSHAAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return copies_of(self.D, self.out_features, self.in_features, "tiled")
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch columns"]:
-        return shard_sums(x, self.method.columns, "tiled")
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        """W₀ x + b, and S, the block sums of x."""
+        y, x = super().frozen(x)
+        return y, shard_sums(x, self.method.columns, "tiled")
 
-    def from_features(
-        self, features: Float[Tensor, "*batch columns"]
-    ) -> Float[Tensor, "*batch out"]:
-        return spread(apply_linear(features, self.D), self.out_features, "tiled")
+    def correction(self, z: Float[Tensor, "*member n columns"]) -> Float[Tensor, "*member n out"]:
+        return spread(apply_linear(z, self.D), self.out_features, "tiled")

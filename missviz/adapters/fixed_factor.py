@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.shards import shard_matrix
 from missviz.randomness import normal
 
@@ -80,11 +81,12 @@ class FixedFactorAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.D, self.F
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
-        return apply_linear(x, self.F)
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        y, x = super().frozen(x)
+        return y, apply_linear(x, self.F)
 
-    def last_factor(self) -> Float[Tensor, "*member out r"]:
-        return self.D
+    def correction(self, z: Float[Tensor, "*member n r"]) -> Product:
+        return Product(self.D, z)
 
 
 def make_factor(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter
+from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 from missviz.randomness import normal, uniform
 
@@ -60,7 +61,8 @@ class LoRA(ScaledMethod):
         return min(self.rank, out_features, in_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "LoRAAdapter":
-        return LoRAAdapter(self, base, generator)
+        kind = FrozenALoRAAdapter if self.freeze_a else LoRAAdapter
+        return kind(self, base, generator)
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,17 @@ class LoRAAdapter(Adapter):
 
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.method.scaled(self.B), self.A
+
+
+class FrozenALoRAAdapter(LoRAAdapter):
+    """LoRA-FA: A stays as drawn, so that A x is frozen."""
+
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        y, x = super().frozen(x)
+        return y, apply_linear(x, self.A)
+
+    def correction(self, z: Float[Tensor, "*member n r"]) -> Product:
+        return Product(self.method.scaled(self.B), z)
 
 
 class LoRAPlusAdapter(LoRAAdapter):

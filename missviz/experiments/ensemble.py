@@ -12,7 +12,8 @@ Members never meet: each has its own loss and gradient, and Adam is elementwise.
 import copy
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Memory, Method
+from missviz.adapters.linear import apply_linear
 from missviz.adapters.training import after_step, penalty, rate_multipliers
 from missviz.experiments.replay import Replay
 from missviz.machine import keep_freed_memory
@@ -122,19 +124,22 @@ class Ensemble:
         """Trained numbers per member."""
         return sum(tensor[0].numel() for tensor in self.trained)
 
-    def frozen_part(self, x: Float[Tensor, "member n in_"]) -> Any:
-        """What does not change while training on x, for `__call__`; None where there is nothing."""
-        if self.engine == "native" and hasattr(self._model, "frozen_part"):
-            frozen_part: Callable[[Tensor], Any] = self._model.frozen_part  # type: ignore[assignment]
-            with torch.no_grad():
-                return frozen_part(x)
-        return None
+    @contextmanager
+    def remembering(self, inputs: Iterable[Float[Tensor, "member n in_"]]) -> Iterator[None]:
+        """Within it, what is frozen of these inputs is computed once."""
+        memory = Memory(inputs) if self.engine == "native" else None
+        for adapter in self._adapters:
+            adapter.memory = memory
+        try:
+            yield
+        finally:
+            for adapter in self._adapters:
+                adapter.memory = None
 
-    def __call__(
-        self, x: Float[Tensor, "member n in_"], frozen: Any = None
-    ) -> Float[Tensor, "member n out"]:
+    def __call__(self, x: Float[Tensor, "member n in_"]) -> Float[Tensor, "member n out"]:
         if self.engine == "native":
-            return self._model(x) if frozen is None else self._model(x, frozen)
+            output: Tensor = self._model(x)
+            return output
 
         def one(parameters: Mapping[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
             prediction: Tensor = torch.func.functional_call(
@@ -198,6 +203,10 @@ def stacked_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None:
                 setattr(module, leaf, stack[id(tensor)])
+    members = next(iter(tensors.values())).shape[:1]
+    for module in stacked.modules():
+        if isinstance(module, Adapter):
+            module.members = members
     return stacked
 
 
@@ -239,14 +248,13 @@ def train(
         raise ValueError("nothing to train: every parameter is frozen")
     if replay and not ensemble.replayable:
         raise ValueError("replay=True needs a GPU and methods without penalty and after_step")
-    frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
     trained = ensemble.trained
     optimiser = Adam(trained, learning_rates, ensemble.rate_multipliers)
 
     def missed(split: str) -> tuple[Tensor, Tensor]:
         """The prediction and what it is off by."""
         x, y = splits[split]
-        prediction = ensemble(x, frozen[split])
+        prediction = ensemble(x)
         return prediction, prediction.detach() - y
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
@@ -281,11 +289,12 @@ def train(
     started = time.perf_counter()
     take_step = Replay(one_step) if replay else one_step
     history = []
-    for step in range(1, steps + 1):
-        history.append(take_step())
-        ensemble.after_step(step, gradients)
-    with torch.no_grad():
-        history.append(evaluate()[0])
+    with ensemble.remembering(x for x, _ in splits.values()):
+        for step in range(1, steps + 1):
+            history.append(take_step())
+            ensemble.after_step(step, gradients)
+        with torch.no_grad():
+            history.append(evaluate()[0])
     errors = torch.stack(history, -1).double().cpu().numpy()
     losses = {
         split: error**2 / y[0].numel()
