@@ -21,10 +21,11 @@ from missviz.adapters.contract import (
     odd_dtypes,
     wrong_name,
 )
+from missviz.adapters.stacking import stack
 from missviz.adapters.trial import bound as bound
 from missviz.adapters.trial import count_says, given_size
 from missviz.adapters.trial import random_linear as random_linear
-from missviz.experiments.ensemble import stack_state, stacked_model
+from missviz.experiments.ensemble import stack_state
 from missviz.randomness import generator_for, normal, seed_for
 
 TOLERANCES = {
@@ -310,7 +311,7 @@ def _check_function(
     for rows in (x, x.flatten(0, 1)):
         known = rows.clone()
         adapter.memory = Memory([known])
-        made, again = adapter(known), adapter(known)
+        made, again = adapter(known).clone(), adapter(known)
         adapter.memory = None
         _close(made.reshape(moved.shape), moved, tolerance, place, "forward with a memory")
         holds(torch.equal(known, rows), place, "forward must not change x")
@@ -426,27 +427,33 @@ def _check_stack(method: Method, linear: nn.Linear, place: str) -> None:
     for index, member in enumerate(members):
         randomise(member, index)
     x = normal((3, 5, linear.in_features), 1.0, generator_for("stack")).to(linear.weight)
-    parameters, buffers = stack_state(members)
-    alike = "must give what members give"
+    state, alike = stack_state(members), "must give what members give"
     runs: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
         "vmap": (
             lambda: torch.func.vmap(
-                lambda state, x: torch.func.functional_call(members[0], state, (x,))
-            )(parameters | buffers, x),
+                lambda own, x: torch.func.functional_call(members[0], own, (x,))
+            )(state, x),
             "an ensemble trains its members under torch.func.vmap",
         )
     }
+    hint = "missviz.stack runs members on one W₀"
     if members[0].stackable:
-        runs["a stack"] = (
-            lambda: stacked_model(members[0], parameters | buffers)(x),
+        hint = (
             "stackable = True says that the formulas hold with a member dimension in front: count "
-            "from the end (-1, -2, .mT), or leave stackable out",
+            "from the end (-1, -2, .mT), or leave stackable out"
         )
+    for share, label in ((False, "a stack"), (True, "a stack on one W₀")):
+        runs[label] = functools.partial(_stacked, members, share, x), hint
     for way, (run, hint) in runs.items():
         with _raising(place, way, hint):
             y = run()
         for index, member in enumerate(members):
             _close(y[index], member(x[index]), 1e-12, place, f"{way} {alike} ({hint})")
+
+
+def _stacked(members: Sequence[Adapter], share: bool, x: torch.Tensor) -> torch.Tensor:
+    y: torch.Tensor = stack(members, share=share)(x)
+    return y
 
 
 def _close(

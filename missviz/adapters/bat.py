@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
 from missviz.adapters.linear import add_to, apply_linear
 from missviz.adapters.shards import shard_sums, spread
+from missviz.adapters.validation import among, divides, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,8 @@ class Bat(Method):
     index: Literal["output", "input"] = "output"
 
     def __post_init__(self) -> None:
-        size = validation.positive_int("block_size", self.block_size)
-        object.__setattr__(self, "block_size", size)
-        validation.one_of("side", self.side, ("right", "left"))
-        validation.one_of("index", self.index, ("output", "input"))
+        store(self, block_size=positive_int)
+        store(self, side=among("right", "left"), index=among("output", "input"))
         if self.side == "left" and self.index == "input":
             raise ValueError('side="left" exists with index="output" only; got index="input"')
 
@@ -66,9 +64,7 @@ class Bat(Method):
         return min(out_features, in_features)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.divides(
-            "block_size", self.block_size, in_features=in_features, out_features=out_features
-        )
+        divides("block_size", self.block_size, in_features=in_features, out_features=out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "BatAdapter":
         if self.side == "left":

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.adapters.linear import Product, add_to, apply_linear
 from missviz.adapters.scaled import ScaledMethod
+from missviz.adapters.validation import among, boolean, fill, finite, store
 from missviz.randomness import uniform
 
 EPSILON = 1e-5
@@ -46,11 +46,9 @@ class DoRA(ScaledMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.one_of("norm", self.norm, ("rows", "columns"))
-        if self.norm_gradient is None:
-            # Filled in, so that DoRA(4) == DoRA(4, norm_gradient=False).
-            object.__setattr__(self, "norm_gradient", self.norm == "columns")
-        validation.boolean("norm_gradient", self.norm_gradient)
+        store(self, norm=among("rows", "columns"))
+        fill(self, "norm_gradient", self.norm == "columns")
+        store(self, norm_gradient=boolean)
 
     @property
     def family(self) -> str:
@@ -90,7 +88,7 @@ class DoRAAdapter(Adapter):
         self.A = self.parameter(uniform(shape, 1 / math.sqrt(self.in_features), generator))
         self.B = self.zeros(self.out_features, method.rank)
         weight = base.weight.detach()
-        validation.finite("the weight for DoRA's norms", weight)
+        finite("the weight for DoRA's norms", weight)
         self.m = self.parameter(self.lengths(weight))
         zero = int((self.m == 0).sum())
         if method.norm == "rows" and zero:

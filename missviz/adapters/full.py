@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
+from missviz.adapters.validation import boolean, store
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FullFineTuning(Method):
     bias: bool = False
 
     def __post_init__(self) -> None:
-        validation.boolean("bias", self.bias)
+        store(self, bias=boolean)
 
     @property
     def name(self) -> str:

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.scaled import ScaledMethod
+from missviz.adapters.validation import among, boolean, positive_float, store
 from missviz.randomness import normal, uniform
 
 
@@ -36,9 +36,7 @@ class LoRA(ScaledMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.boolean("rslora", self.rslora)
-        validation.one_of("init", self.init, ("kaiming", "gaussian"))
-        validation.boolean("freeze_a", self.freeze_a)
+        store(self, rslora=boolean, init=among("kaiming", "gaussian"), freeze_a=boolean)
 
     @property
     def family(self) -> str:
@@ -103,7 +101,7 @@ class LoRAPlus(LoRA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "ratio", validation.positive_float("ratio", self.ratio))
+        store(self, ratio=positive_float)
         if self.freeze_a:
             raise ValueError(
                 f"freeze_a=True leaves A no rate for ratio={self.ratio:g} to multiply; "

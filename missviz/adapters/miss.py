@@ -8,11 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
 from missviz.adapters.bat import Bat
 from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.shards import LAYOUTS, Layout, copies_of, shard_owner, shard_sums, spread
+from missviz.adapters.validation import (
+    among,
+    at_most,
+    divides,
+    fill,
+    optional,
+    positive_int,
+    store,
+)
 
 
 @dataclass(frozen=True)
@@ -50,20 +58,15 @@ class MiSS(Method):
     mini: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        validation.one_of("share", self.share, ("columns", "rows"))
-        validation.one_of("form", self.form, ("efficient", "expand"))
-        if self.layout is None:
-            # Filled in, so that MiSS(4) == MiSS(4, layout="tiled").
-            object.__setattr__(self, "layout", "tiled" if self.share == "columns" else "block")
-        validation.one_of("layout", self.layout, LAYOUTS)
-        if self.mini is not None:
-            object.__setattr__(self, "mini", validation.positive_int("mini", self.mini))
-            if (self.share, self.layout) != ("columns", "tiled"):
-                raise ValueError(
-                    f'mini={self.mini} exists for share="columns", layout="tiled" only; '
-                    f"got share={self.share!r}, layout={self.layout!r}"
-                )
+        store(self, rank=positive_int, mini=optional(positive_int))
+        store(self, share=among("columns", "rows"), form=among("efficient", "expand"))
+        fill(self, "layout", "tiled" if self.share == "columns" else "block")
+        store(self, layout=among(*LAYOUTS))
+        if self.mini is not None and (self.share, self.layout) != ("columns", "tiled"):
+            raise ValueError(
+                f'mini={self.mini} exists for share="columns", layout="tiled" only; '
+                f"got share={self.share!r}, layout={self.layout!r}"
+            )
 
     @property
     def name(self) -> str:
@@ -88,11 +91,11 @@ class MiSS(Method):
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         if self.share == "columns":
-            validation.at_most("rank", self.rank, "in_features", in_features)
+            at_most("rank", self.rank, "in_features", in_features)
         else:
-            validation.at_most("rank", self.rank, "out_features", out_features)
+            at_most("rank", self.rank, "out_features", out_features)
         if self.mini is not None:
-            validation.divides("mini", self.mini, out_features=out_features)
+            divides("mini", self.mini, out_features=out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "MiSSAdapter":
         return MiSSAdapter(self, base)

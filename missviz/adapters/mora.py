@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
 from missviz.adapters.linear import apply_linear
 from missviz.adapters.shards import shard_owner, shard_sums, spread
+from missviz.adapters.validation import among, at_most, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class MoRA(Method):
     kind: Literal["rotate", "sum"] = "rotate"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        validation.one_of("kind", self.kind, ("rotate", "sum"))
+        store(self, rank=positive_int, kind=among("rotate", "sum"))
 
     @property
     def name(self) -> str:
@@ -69,9 +68,7 @@ class MoRA(Method):
         return min(self.side(out_features, in_features), smaller)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
+        at_most("rank", self.rank, "min(out_features, in_features)", min(out_features, in_features))
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "MoRAAdapter":
         return (SumMoRAAdapter if self.kind == "sum" else RotateMoRAAdapter)(self, base)

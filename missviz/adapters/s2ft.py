@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
 from missviz.adapters.linear import Product, apply_linear
+from missviz.adapters.validation import among, at_most, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ class S2FT(Method):
     order: Literal["random", "given"] = "random"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        validation.one_of("select", self.select, ("columns", "rows"))
-        validation.one_of("order", self.order, ("random", "given"))
+        store(self, rank=positive_int)
+        store(self, select=among("columns", "rows"), order=among("random", "given"))
 
     @property
     def name(self) -> str:
@@ -57,9 +56,9 @@ class S2FT(Method):
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         if self.select == "columns":
-            validation.at_most("rank", self.rank, "in_features", in_features)
+            at_most("rank", self.rank, "in_features", in_features)
         else:
-            validation.at_most("rank", self.rank, "out_features", out_features)
+            at_most("rank", self.rank, "out_features", out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "S2FTAdapter":
         columns = self.select == "columns"

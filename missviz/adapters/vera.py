@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
 from missviz.adapters.linear import Product, apply_linear
+from missviz.adapters.validation import positive_float, positive_int, store
 from missviz.randomness import uniform
 
 
@@ -35,9 +35,7 @@ class VeRA(Method):
     d_initial: float = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        start = validation.positive_float("d_initial", self.d_initial)
-        object.__setattr__(self, "d_initial", start)
+        store(self, rank=positive_int, d_initial=positive_float)
 
     @property
     def name(self) -> str:
