@@ -72,8 +72,8 @@ def unstack(stacked: nn.Module, index: int, like: ModelT) -> ModelT:
 class StackedLinear(nn.Module):
     """Member e maps its part of x with its own weight[e] (out, in) and bias[e] (out,)."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -82,7 +82,8 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(len(self.weight), -1, self.in_features)
-        return apply_linear(rows, self.weight, self.bias).reshape(*x.shape[:-1], -1)
+        y = apply_linear(rows, self.weight, self.bias)
+        return y.reshape(*x.shape[:-1], self.out_features)
 
 
 class EachMember(nn.Module):
