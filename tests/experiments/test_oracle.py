@@ -199,9 +199,9 @@ def test_what_a_subclass_overrides_counts_in_an_ensemble(method: Method, own: ty
     for model in models:
         randomise(model.fc1)
     as_it_was = [model(rows) for model, rows in zip(models, x, strict=True)]
+    kind = type("Own", (own, type(models[0].fc1)), {})
     for model in models:
-        kind = type(model.fc1)
-        model.fc1.__class__ = type("Own", (own, kind), {})
+        model.fc1.__class__ = kind
     together = ensemble.Ensemble(models, "native")
     with together.remembering([x]):
         y, again = together(x), together(x)
