@@ -24,6 +24,7 @@ from missviz.adapters.contract import (
     odd_dtypes,
     wrong_name,
 )
+from missviz.adapters.conv1d import as_linear
 from missviz.adapters.linear import Product, add_to, apply_linear
 from missviz.adapters.update import Update, two_factors
 from missviz.randomness import generator_for
@@ -94,18 +95,21 @@ class Method(abc.ABC):
         """Bind the method to one layer; `linear` itself stays as it is.
 
         Args:
-            linear: the layer with W₀ (out, in). Its tensors are shared, not copied.
+            linear: the layer with W₀ (out, in), or a transformers Conv1D, whose weight is W₀ᵀ. Its
+                tensors are shared, not copied.
             generator: source of every random draw; None means a fresh one with a fixed seed, so
                 that two calls give the same adapter. The global RNG is never used.
             gradient: ∂L/∂W₀ (out, in), for methods that start from it (`needs_gradient`).
 
         Raises:
-            TypeError: `linear` is not an nn.Linear with floating-point weights.
+            TypeError: `linear` is not an nn.Linear with floating-point weights, or has a forward of
+                its own, which need not be W₀ x + b.
             ValueError: its weights are empty, the method does not fit its shape, or `gradient` is
                 missing, not wanted, of another shape, or holds NaN or infinity.
         """
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator={generator!r} is not a torch.Generator")
+        linear = as_linear(linear)
         self.check_layer(linear)
         base, generator = share_frozen(linear), generator or generator_for("on")
         return self.bind(base, generator, self.shared([base], generator), gradient)
@@ -198,6 +202,10 @@ class Adapter(nn.Module, Update):
     members: tuple[int, ...] = ()
     """(m,) where this is m adapters, stacked."""
 
+    features_first: bool = False
+    """Whether y may lie in memory as yᵀ, which is faster in an ensemble of small networks. Others
+    may call `view` on it."""
+
     memory: "Memory | None" = None
     """What is known of inputs that return at every step; an ensemble sets it while it trains."""
 
@@ -253,8 +261,7 @@ class Adapter(nn.Module, Update):
     def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         """y = (W₀ + ΔW) x + b in the efficient form, for x of (..., in)."""
         (y, z), kept = self.begun(x)
-        y = add_to(y, self.correction(z), in_place=not kept)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return self.as_given(add_to(y, self.correction(z), in_place=not kept), x)
 
     def begun(self, x: Float[Tensor, "*batch in_"]) -> tuple[tuple[Tensor, Any], bool]:
         """`frozen` of x in rows, and whether it comes from memory and must stay as it is."""
@@ -270,10 +277,16 @@ class Adapter(nn.Module, Update):
             )
         return x.reshape(*self.members, -1, self.in_features)
 
+    def as_given(
+        self, y: Float[Tensor, "*member n out"], x: Float[Tensor, "*batch in_"]
+    ) -> Float[Tensor, "*batch out"]:
+        """y with the leading dimensions of x again, and in memory as nn.Linear's would be."""
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        return y if self.features_first else y.contiguous()
+
     def through_weight(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         """The same y as one product with W₀ + ΔW, for methods that build it in `forward`."""
-        y = apply_linear(self.rows(x), self.weight, self.bias)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return self.as_given(apply_linear(self.rows(x), self.weight, self.bias), x)
 
     def penalty(self) -> Float[Tensor, "*member"]:
         """What this method adds to the loss; 0 for most (`missviz.penalty` sums over a model)."""
@@ -333,13 +346,17 @@ def share_frozen(module: ModuleT) -> ModuleT:
         raise ValueError(
             f"the model cannot be copied, so it cannot be adapted without changing it: {error}"
         ) from error
-    for part in shared.modules():
+    return own_loading(shared)
+
+
+def own_loading(module: ModuleT) -> ModuleT:
+    """`module`, which from now on loads a state into memory of its own: `load_state_dict` writes
+    into existing tensors, and would change the model that they are shared with."""
+    for part in module.modules():
         part.register_load_state_dict_pre_hook(_own_memory)
-    return shared
+    return module
 
 
 def _own_memory(module: nn.Module, *_: object) -> None:
-    # load_state_dict writes into existing tensors; without this it would change the model that
-    # the tensors are shared with.
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.clone()

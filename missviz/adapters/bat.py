@@ -112,9 +112,7 @@ class OutputBatAdapter(BatAdapter):
         if torch.compiler.is_compiling():
             return self.through_weight(x)  # the compiler decides what to build again
         y: Tensor = _ThroughRebuiltWeight.apply(self.rows(x), self.D, self.blocks())
-        if self.bias is not None:
-            y = y + self.bias.unsqueeze(-2)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return self.as_given(y if self.bias is None else y + self.bias.unsqueeze(-2), x)
 
 
 def _output_delta(
@@ -168,8 +166,8 @@ class InputBatAdapter(BatAdapter):
         blocks = self.rows(x).unflatten(-1, (-1, self.method.block_size))
         z = self.block_products(blocks)
         y: Tensor = self.base((blocks + z).flatten(-2))
-        y = add_to(y, spread(z.sum(-2), self.out_features, "tiled"), in_place=True)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        tile = spread(z.sum(-2), self.out_features, "tiled")
+        return self.as_given(add_to(y, tile, in_place=True), x)
 
 
 class LeftBatAdapter(BatAdapter):

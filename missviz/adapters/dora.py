@@ -133,5 +133,4 @@ class DoRAAdapter(Adapter):
         (plain, z), kept = self.begun(x)
         moved = Product(self.method.scaled(self.B), apply_linear(z, self.A))
         y = self.gain(self.direction()).unsqueeze(-2) * add_to(plain, moved, in_place=not kept)
-        y = y if self.bias is None else y + self.bias.unsqueeze(-2)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        return self.as_given(y if self.bias is None else y + self.bias.unsqueeze(-2), x)

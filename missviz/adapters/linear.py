@@ -47,6 +47,9 @@ def add_linear(
     where there are no members. Where an autocast context gave y another dtype, it keeps that."""
     x, weight = x.to(y.dtype), weight.to(y.dtype)
     if weight.dim() > 2:
+        # In the layout that y has; the layer after it may ask for that.
+        if y.is_contiguous():
+            return torch.baddbmm(y, x, weight.mT)
         return torch.baddbmm(y.mT, weight, x.mT).mT
     # vmap has no rule for addmm_, and would go through its members one by one.
     if in_place and weight.dim() == y.dim() == 2 and not _is_batched(weight):

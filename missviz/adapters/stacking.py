@@ -30,7 +30,8 @@ def stack(models: Sequence[ModelT], *, share: bool = True) -> ModelT:
 
     Args:
         models: copies of one model, from `attach`: methods of one kind, on the same layers.
-        share: False gives each member a weight of its own in every linear layer, the same or not.
+        share: False gives each member a weight of its own in every linear layer, the same or not,
+            and lets outputs lie in memory with features first: for ensembles of small networks.
 
     Raises:
         ValueError: no models; models that are not alike; frozen numbers that differ, other than
@@ -75,15 +76,17 @@ class StackedLinear(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, features_first: bool) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.features_first = features_first
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         rows = x.reshape(len(self.weight), -1, self.in_features)
         y = apply_linear(rows, self.weight, self.bias)
-        return y.reshape(*x.shape[:-1], self.out_features)
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        return y if self.features_first else y.contiguous()
 
 
 class EachMember(nn.Module):
@@ -133,7 +136,7 @@ class _Stacking:
         if part.stackable:
             self._fill(part, alike, own)
             part.base = self._linear(part.base, bases)  # type: ignore[assignment]
-            part.members = (len(alike),)
+            part.members, part.features_first = (len(alike),), not self._share
             return part
         if asks_more(part):
             raise ValueError(
@@ -149,7 +152,7 @@ class _Stacking:
         if self._share and self._one_for_all(alike):
             return part
         self._fill(part, alike, [label for label, _ in _tensors(part)])
-        return StackedLinear(part)
+        return StackedLinear(part, features_first=not self._share)
 
     def _other(self, part: nn.Module, alike: Sequence[nn.Module], name: str) -> nn.Module:
         own = [label for label, _ in _tensors(part, recurse=False)]

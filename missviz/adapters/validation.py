@@ -119,6 +119,11 @@ def linear_layer(module: Any) -> None:
             f"linear: expected an nn.Linear, got {type(module).__name__}; "
             "adapters go on linear layers"
         )
+    if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
+        raise TypeError(
+            f"a {type(module).__name__} whose forward is not nn.Linear's cannot be adapted, as it "
+            "need not be W x + b; leave it out of targets"
+        )
     if is_lazy(module.weight):
         raise ValueError("the linear layer has no weights yet; run one batch through the model")
     if not module.weight.is_floating_point():
