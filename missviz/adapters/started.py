@@ -62,11 +62,11 @@ class StartedProductAdapter(Adapter):
         return y, (x, apply_linear(x, self.A0))
 
     def correction(self, z: tuple[Tensor, Tensor]) -> Product:
-        """ΔW x = s ((B − B₀) A x + B₀ (A − A₀) x) with A x = A₀ x + (A − A₀) x."""
+        """ΔW x = s ((B − B₀) A₀ x + B (A − A₀) x), exactly zero at first as well."""
         x, start = z
         moved = apply_linear(x, self.A - self.A0)
-        left = torch.cat([self.B - self.B0, self.B0], dim=-1)
-        return Product(self.method.scaled(left), torch.cat([start + moved, moved], dim=-1))
+        left = torch.cat([self.B - self.B0, self.B], dim=-1)
+        return Product(self.method.scaled(left), torch.cat([start, moved], dim=-1))
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:
