@@ -10,7 +10,7 @@ Methods, small dataclasses with their settings:
 To write your own, and to hold it to the contract that those keep:
     Method, Adapter, Update; testing.check_method(MyMethod(4))
 On a whole model, and in a training loop:
-    attach, merge, detach; param_groups, penalty, after_step
+    attach, merge, detach; stack; param_groups, penalty, after_step
 What ΔW looks like:
     spectrum, spectra, reach, compare, inspect_adapter, initial_gradient_norms
 Folders of Hugging Face PEFT:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from missviz import check, displays, experiments, explore, testing
     from missviz.adapters.adalora import AdaLoRA
     from missviz.adapters.attach import attach, detach, merge
-    from missviz.adapters.base import Adapter, Method, Update
+    from missviz.adapters.base import Adapter, Method
     from missviz.adapters.bat import Bat
     from missviz.adapters.disha import DiSHA
     from missviz.adapters.dora import DoRA
@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from missviz.adapters.pissa import PiSSA
     from missviz.adapters.prolora import ProLoRA
     from missviz.adapters.s2ft import S2FT
+    from missviz.adapters.stacking import stack
     from missviz.adapters.training import after_step, param_groups, penalty
+    from missviz.adapters.update import Update
     from missviz.adapters.vera import VeRA
     from missviz.analysis.comparison import compare
     from missviz.analysis.gradients import initial_gradient_norms
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Method": "adapters.base",
     "Adapter": "adapters.base",
-    "Update": "adapters.base",
+    "Update": "adapters.update",
     "FullFineTuning": "adapters.full",
     "FrozenFineTuning": "adapters.full",
     "LoRA": "adapters.lora",
@@ -91,6 +93,7 @@ _HOME = {
     "attach": "adapters.attach",
     "merge": "adapters.attach",
     "detach": "adapters.attach",
+    "stack": "adapters.stacking",
     "param_groups": "adapters.training",
     "penalty": "adapters.training",
     "after_step": "adapters.training",
@@ -153,6 +156,7 @@ __all__ = [
     "read_peft",
     "spectra",
     "spectrum",
+    "stack",
     "testing",
     "write_peft",
 ]

@@ -13,20 +13,19 @@ import torch
 from torch import nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import (
-    Adapter,
+from missviz.adapters.base import Adapter, Memory, Method, checked_method
+from missviz.adapters.contract import (
     ContractError,
-    Method,
     begin_with_super,
-    checked_method,
     has_begun,
     odd_dtypes,
     wrong_name,
 )
+from missviz.adapters.stacking import stack
 from missviz.adapters.trial import bound as bound
 from missviz.adapters.trial import count_says, given_size
 from missviz.adapters.trial import random_linear as random_linear
-from missviz.experiments.ensemble import stack_state, stacked_model
+from missviz.experiments.ensemble import stack_state
 from missviz.randomness import generator_for, normal, seed_for
 
 TOLERANCES = {
@@ -50,13 +49,13 @@ def check_method(
 
     The contract: settings that tell one method from another, and a name that does too; methods that
     take the arguments that they are called with; a zero update at first, and a finite gradient
-    there that is not zero for all trained numbers;
-    the fast forward equals W₀ x + b + ΔW x, for any leading dimensions and with `base_output`
-    given; `weight` = W₀ + ΔW; `factors` multiply to ΔW; `num_parameters` and `rank_bound` tell the
-    truth; gradients are right (finite differences, unless the adapter says
-    `exact_gradient = False`); the linear layer and the global RNG stay untouched; the same
-    generator gives the same adapter; state_dict and deepcopy keep the function; members run
-    together under vmap (and, if `stackable`, as one stack) give what each gives alone.
+    there that is not zero for all trained numbers; the fast forward equals W₀ x + b + ΔW x, for any
+    leading dimensions, and where what is `frozen` is remembered; `weight` = W₀ + ΔW; `factors`
+    multiply to ΔW; `num_parameters` and `rank_bound` tell the truth; gradients are right (finite
+    differences, unless the adapter says `exact_gradient = False`); the linear layer and the global
+    RNG stay untouched; the same generator gives the same adapter; state_dict and deepcopy keep the
+    function; members run together under vmap (and, if `stackable`, as one stack) give what each
+    gives alone.
 
     Raises:
         AssertionError: what does not hold, with method, shape and dtype.
@@ -310,11 +309,21 @@ def _check_function(
     _close(copy.deepcopy(adapter).eval()(x), moved, tolerance, place, "forward in eval mode")
     holds(adapter(x[:0]).shape == (0, 3, linear.out_features), place, "forward of no inputs")
     for rows in (x, x.flatten(0, 1)):
-        known, y = rows.clone(), linear(rows).detach()
-        made = adapter(known, given := y.clone())
-        _close(made.reshape(moved.shape), moved, tolerance, place, "forward with base_output")
+        known = rows.clone()
+        adapter.memory = Memory([known])
+        made, again = adapter(known).clone(), adapter(known)
+        adapter.memory = None
+        _close(made.reshape(moved.shape), moved, tolerance, place, "forward with a memory")
         holds(torch.equal(known, rows), place, "forward must not change x")
-        holds(torch.equal(given, y), place, "forward must not change base_output")
+        rule = "a second forward on the same x gives something else; what `frozen` gave must stay"
+        holds(torch.equal(made, again), place, rule)
+    trained = copy.deepcopy(adapter)
+    trained.memory = Memory([x])
+    trained(x)
+    randomise(trained, f"{place} again")
+    remembered, trained.memory = trained(x), None
+    rule = "what `frozen` gives must not depend on trained numbers"
+    _close(remembered, trained(x), tolerance, place, rule)
     _close(adapter.weight, linear.weight + delta, tolerance, place, "weight must be W₀ + ΔW")
     thin = adapter.factors()
     if thin is not None:
@@ -418,27 +427,33 @@ def _check_stack(method: Method, linear: nn.Linear, place: str) -> None:
     for index, member in enumerate(members):
         randomise(member, index)
     x = normal((3, 5, linear.in_features), 1.0, generator_for("stack")).to(linear.weight)
-    parameters, buffers = stack_state(members)
-    alike = "must give what members give"
+    state, alike = stack_state(members), "must give what members give"
     runs: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
         "vmap": (
             lambda: torch.func.vmap(
-                lambda state, x: torch.func.functional_call(members[0], state, (x,))
-            )(parameters | buffers, x),
+                lambda own, x: torch.func.functional_call(members[0], own, (x,))
+            )(state, x),
             "an ensemble trains its members under torch.func.vmap",
         )
     }
+    hint = "missviz.stack runs members on one W₀"
     if members[0].stackable:
-        runs["a stack"] = (
-            lambda: stacked_model(members[0], parameters | buffers)(x),
+        hint = (
             "stackable = True says that the formulas hold with a member dimension in front: count "
-            "from the end (-1, -2, .mT), or leave stackable out",
+            "from the end (-1, -2, .mT), or leave stackable out"
         )
+    for share, label in ((False, "a stack"), (True, "a stack on one W₀")):
+        runs[label] = functools.partial(_stacked, members, share, x), hint
     for way, (run, hint) in runs.items():
         with _raising(place, way, hint):
             y = run()
         for index, member in enumerate(members):
             _close(y[index], member(x[index]), 1e-12, place, f"{way} {alike} ({hint})")
+
+
+def _stacked(members: Sequence[Adapter], share: bool, x: torch.Tensor) -> torch.Tensor:
+    y: torch.Tensor = stack(members, share=share)(x)
+    return y
 
 
 def _close(

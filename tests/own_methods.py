@@ -117,8 +117,8 @@ class HalvedAdapter(type(mv.MiSS(1).on(nn.Linear(1, 1)))):  # type: ignore[misc]
     def factors(self) -> None:
         return None
 
-    def forward(self, x: torch.Tensor, base_output: torch.Tensor | None = None) -> torch.Tensor:
-        return self.through_weight(x, base_output)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.through_weight(x)
 
 
 OWN: list[mv.Method] = [GainMiSS(2), Shift(), Bent(2), Halved(2)]

@@ -149,12 +149,12 @@ class ProductAdapter(Adapter):
             B = B**3
         return B, self.A
 
-    def forward(self, x: Tensor, base_output: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.fault == "in place":
             x *= 1.01
         if self.fault == "in place, nothing":
             x += 0 * x
-        return super().forward(x, base_output)
+        return super().forward(x)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.adapters.scaled import ScaledMethod
+from missviz.adapters.validation import (
+    at_most,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    store,
+)
 from missviz.randomness import normal
 
 
@@ -66,16 +73,10 @@ class AdaLoRA(ScaledMethod):
     beta2: float = 0.85
 
     def __post_init__(self) -> None:
-        def store(check: str, *names: str) -> None:
-            for name in names:
-                value = getattr(validation, check)(name, getattr(self, name))
-                object.__setattr__(self, name, value)
-
         super().__post_init__()
-        store("positive_int", "interval")
-        store("non_negative_int", "initial_steps", "final_steps")
-        store("non_negative_float", "orthogonality")
-        store("positive_float", "beta1", "beta2")
+        store(self, interval=positive_int, orthogonality=non_negative_float)
+        store(self, initial_steps=non_negative_int, final_steps=non_negative_int)
+        store(self, beta1=positive_float, beta2=positive_float)
         for name in ("beta1", "beta2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not below 1; PEFT has 0.85")
@@ -85,8 +86,8 @@ class AdaLoRA(ScaledMethod):
                 "together: give both, or neither"
             )
         if self.target_rank is not None:
-            store("positive_int", "target_rank", "total_steps")
-            validation.at_most("target_rank", self.target_rank, "rank", self.rank)
+            store(self, target_rank=positive_int, total_steps=positive_int)
+            at_most("target_rank", self.target_rank, "rank", self.rank)
             if self.initial_steps >= self.last_allocation:
                 raise ValueError(
                     f"total_steps={self.total_steps} leaves no step to drop anything between "

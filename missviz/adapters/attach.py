@@ -9,8 +9,10 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from missviz.adapters.base import Adapter, Method, checked_method, linear_with, share_frozen
+from missviz.adapters.base import Adapter, Method, checked_method, own_loading, share_frozen
+from missviz.adapters.conv1d import as_it_was, as_linear, is_linear
 from missviz.adapters.full import FrozenFineTuning
+from missviz.adapters.linear import linear_with
 from missviz.randomness import generator_for
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -35,7 +37,7 @@ def attach(
     nn.Module will do; in nn.MultiheadAttention the linear layer is `out_proj`.
 
     Args:
-        model: a model with nn.Linear layers, or one nn.Linear.
+        model: a model with linear layers (nn.Linear, or transformers' Conv1D), or one of them.
         method: what to attach.
         targets: a glob ("fc*"), a compiled regular expression, or a list of names or globs.
             Names and globs match a layer's full dotted name or its end: "q_proj" finds
@@ -60,18 +62,21 @@ def attach(
         raise TypeError(f"seed={seed!r} is not a whole number")
     names = _matching_layers(model, targets)
     for name in names:
-        _named(name, method.check_layer, model.get_submodule(name))
+        _named(name, method.check_layer, as_linear(model.get_submodule(name)))
     gradients = _weight_gradients(model, method, names, calibration)
     attached = share_frozen(model)
     layers = {name: attached.get_submodule(name) for name in names}
     _train_copies(attached, trainable, set(layers.values()))
-    unique = cast("list[nn.Linear]", list(dict.fromkeys(layers.values())))
-    shared = method.shared(unique, generator_for(seed, "shared"))
+    bases = {
+        layer: layer if isinstance(layer, nn.Linear) else own_loading(as_linear(layer))
+        for layer in layers.values()
+    }
+    shared = method.shared(list(bases.values()), generator_for(seed, "shared"))
     adapters: dict[nn.Module, nn.Module] = {}
     for name, layer in layers.items():
         if layer not in adapters:
             generator, gradient = generator_for(seed, name), gradients.get(name)
-            adapter = _named(name, method.bind, layer, generator, shared, gradient)
+            adapter = _named(name, method.bind, bases[layer], generator, shared, gradient)
             adapters[layer] = adapter.train(layer.training)
     return _replace(attached, adapters)
 
@@ -119,8 +124,8 @@ def _named(name: str, work: Callable[..., Result], *arguments: object) -> Result
 
 
 def merge(model: ModelT) -> ModelT:
-    """A copy of `model`, with memory of its own, in which each adapted layer is a plain nn.Linear
-    with weight W₀ + ΔW.
+    """A copy of `model`, with memory of its own, in which each adapted layer is a plain layer of
+    its kind with weight W₀ + ΔW.
 
     What is frozen in `model` is frozen in the copy. Raises ValueError where there is no adapter.
     """
@@ -130,7 +135,8 @@ def merge(model: ModelT) -> ModelT:
         with torch.no_grad(), torch.autocast(adapter.base.weight.device.type, enabled=False):
             bias = None if adapter.bias is None else adapter.bias.clone()
             linear = linear_with(adapter.weight.to(adapter.base.weight), bias)
-        return linear.requires_grad_(False).train(adapter.training)
+        plain = as_it_was(linear, adapter.base)
+        return plain.requires_grad_(False).train(adapter.training)
 
     return _without_adapters(model, merged)
 
@@ -141,7 +147,7 @@ def detach(model: ModelT) -> ModelT:
     Only adapters are taken off: what `trainable=` trained stays as trained, and what is frozen in
     `model` is frozen in the copy. Raises ValueError where there is no adapter.
     """
-    return _without_adapters(model, lambda adapter: adapter.base)
+    return _without_adapters(model, lambda adapter: as_it_was(adapter.base, adapter.base))
 
 
 def _without_adapters(model: ModelT, plain: Callable[[Adapter], nn.Module]) -> ModelT:
@@ -174,7 +180,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, Adapter):
             inside.append(f"{name}." if name else "")
             layers[name] = module
-        elif isinstance(module, nn.Linear):
+        elif is_linear(module):
             layers[name] = module
     return layers
 
@@ -203,7 +209,7 @@ def _explain_no_match(
     shown = _shown(pattern)
     modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(pattern, str) and pattern in modules:
-        if isinstance(modules[pattern], nn.Linear):
+        if is_linear(modules[pattern]):
             raise ValueError(f"targets={shown} is inside an adapter; a layer takes one adapter")
         found = type(modules[pattern]).__name__
         raise TypeError(f"targets={shown} is a {found}, not an nn.Linear")

@@ -6,8 +6,7 @@ W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW)
 
 import abc
 import copy
-import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -17,119 +16,20 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from missviz.adapters import validation
-from missviz.machine import one_thread
+from missviz.adapters.contract import (
+    ContractError,
+    begin_with_super,
+    check_call,
+    has_begun,
+    odd_dtypes,
+    wrong_name,
+)
+from missviz.adapters.conv1d import as_linear
+from missviz.adapters.linear import Product, add_to, apply_linear
+from missviz.adapters.update import Update, two_factors
 from missviz.randomness import generator_for
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-def apply_linear(
-    x: Float[Tensor, "*batch in_"],
-    weight: Float[Tensor, "*member out in_"],
-    bias: Float[Tensor, "*member out"] | None = None,
-) -> Float[Tensor, "*batch out"]:
-    """y = W x + b; with a leading member dimension on W and b, member e maps x[e] of shape (n, in).
-
-    The member dimension is how an ensemble of adapters runs as one (`missviz.experiments`).
-    """
-    if weight.dim() == 2:
-        return nn.functional.linear(x, weight, bias)
-    # As W xᵀ, so that features come first in memory: batched BLAS takes up to eight times as long
-    # for the thin products that x Wᵀ has in its backward pass, and leaves ∂L/∂W transposed.
-    if bias is None:
-        return torch.bmm(weight, x.mT).mT
-    return torch.baddbmm(bias.unsqueeze(-1), weight, x.mT).mT
-
-
-def add_linear(
-    y: Float[Tensor, "*batch out"],
-    x: Float[Tensor, "*batch in_"],
-    weight: Float[Tensor, "*member out in_"],
-    *,
-    in_place: bool = False,
-) -> Float[Tensor, "*batch out"]:
-    """y + W x as one product, which needs no room for W x; `in_place` changes y, of shape (n, out),
-    where there are no members. Where an autocast context gave y another dtype, it keeps that."""
-    x, weight = x.to(y.dtype), weight.to(y.dtype)
-    if weight.dim() > 2:
-        return torch.baddbmm(y.mT, weight, x.mT).mT
-    # vmap has no rule for addmm_, and would go through its members one by one.
-    if in_place and not torch._C._functorch.is_batchedtensor(weight):
-        return y.addmm_(x, weight.mT)
-    return y + nn.functional.linear(x, weight)
-
-
-class Update(abc.ABC):
-    """What can be said of ΔW without a live layer."""
-
-    @abc.abstractmethod
-    def delta(self) -> Float[Tensor, "*member out in_"]:
-        """ΔW = effective weight minus the original W₀, in full, from the paper's definition."""
-
-    def factors(
-        self,
-    ) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]] | None:
-        """(left, right) with ΔW = left @ right, or None where ΔW is no product of thin factors."""
-        return None
-
-    def spectrum(self) -> Float[Tensor, "*member n"]:
-        """Singular values of ΔW in float64, all min(out, in) of them, largest first.
-
-        Exact: from the factors where there are any (`product_spectrum`), or of ΔW itself.
-        """
-        thin = finite_factors(self)
-        if thin is None:
-            delta = self.delta().detach()
-            validation.finite("ΔW", delta)
-            return torch.linalg.svdvals(delta.double())
-        return product_spectrum(*thin)
-
-
-FACTORS = "it must return two tensors, (out, r) and (r, in), or None"
-
-
-def two_factors(thin: Any) -> tuple[Tensor, Tensor]:
-    """`thin`, as `factors()` returned it, if it is two tensors whose product there is; else
-    ValueError."""
-    if not isinstance(thin, tuple | list) or not all(isinstance(one, Tensor) for one in thin):
-        raise ValueError(f"factors() returned a {type(thin).__name__}; {FACTORS}")
-    if len(thin) != 2:
-        raise ValueError(f"factors() returned {len(thin)} tensors; {FACTORS}")
-    left, right = thin
-    if min(left.dim(), right.dim()) < 2 or left.shape[-1] != right.shape[-2]:
-        shapes = f"{tuple(left.shape)} and {tuple(right.shape)}"
-        raise ValueError(f"factors() are {shapes}, which do not multiply; {FACTORS}")
-    return left, right
-
-
-@torch.no_grad()
-@one_thread()
-def finite_factors(
-    update: Update,
-) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]] | None:
-    """The update's factors, detached; ValueError where one of them holds NaN or infinity."""
-    thin = update.factors()
-    if thin is None:
-        return None
-    left, right = (factor.detach() for factor in two_factors(thin))
-    validation.finite("ΔW's left factor", left)
-    validation.finite("ΔW's right factor", right)
-    return left, right
-
-
-@one_thread()
-def product_spectrum(
-    left: Float[Tensor, "*member out r"], right: Float[Tensor, "*member r in_"]
-) -> Float[Tensor, "*member n"]:
-    """Singular values of left @ right in float64, min(out, in) of them, largest first.
-
-    Exact: from the R of both factors' QR and an SVD of the small core between them, which costs
-    (out + in) r² instead of out · in · min(out, in).
-    """
-    upper, lower = (torch.linalg.qr(factor.double(), mode="r").R for factor in (left, right.mT))
-    values = torch.linalg.svdvals(upper @ lower.mT)
-    missing = min(left.shape[-2], right.shape[-1]) - values.shape[-1]
-    return nn.functional.pad(values, (0, missing))
 
 
 @dataclass(frozen=True)
@@ -137,13 +37,15 @@ class Method(abc.ABC):
     """Hyper-parameters of a fine-tuning method, and nothing else.
 
     To add your own: a frozen dataclass with `name`, `num_parameters`, `rank_bound` and `adapter`,
-    and an `Adapter` subclass with its parameters and `delta` (or `factors`), and `correction`.
+    and an `Adapter` subclass with its parameters and `delta` or `factors`.
     `missviz.testing.check_method` then holds it to the contract that every method here keeps.
     """
 
     needs_gradient: ClassVar[bool] = False
-    """Whether the start depends on ∂L/∂W₀: `on` then wants `gradient`, `attach` `calibration`, and
-    `adapter` takes an argument `gradient`."""
+    """Whether the start depends on ∂L/∂W₀: `on` then wants `gradient`, `attach` `calibration`."""
+
+    sized_by: ClassVar[str] = "rank"
+    """The setting that `with_rank`, and a slider for the rank, set."""
 
     @property
     @abc.abstractmethod
@@ -163,7 +65,8 @@ class Method(abc.ABC):
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "Adapter":
         """The adapter on `base`, already frozen and checked; `on` is what users call.
 
-        Where `shared` gives something, that comes along as an argument `shared`.
+        By keyword comes along what a method has asked for: `shared`, where its `shared` gives
+        something, and `gradient` (out, in), where it `needs_gradient`.
         """
 
     def shared(self, layers: Sequence[nn.Linear], generator: torch.Generator) -> Any:
@@ -177,10 +80,7 @@ class Method(abc.ABC):
 
     def with_rank(self, rank: int) -> "Method":
         """The same method at another rank (Bat: block size); itself where it has none."""
-        for setting in ("rank", "block_size"):
-            if hasattr(self, setting):
-                return replace(self, **{setting: rank})
-        return self
+        return replace(self, **{self.sized_by: rank}) if hasattr(self, self.sized_by) else self
 
     def check_shape(self, out_features: int, in_features: int) -> None:  # noqa: B027 (optional)
         """Raise ValueError where the method does not fit a layer of this shape."""
@@ -195,18 +95,21 @@ class Method(abc.ABC):
         """Bind the method to one layer; `linear` itself stays as it is.
 
         Args:
-            linear: the layer with W₀ (out, in). Its tensors are shared, not copied.
+            linear: the layer with W₀ (out, in), or a transformers Conv1D, whose weight is W₀ᵀ. Its
+                tensors are shared, not copied.
             generator: source of every random draw; None means a fresh one with a fixed seed, so
                 that two calls give the same adapter. The global RNG is never used.
             gradient: ∂L/∂W₀ (out, in), for methods that start from it (`needs_gradient`).
 
         Raises:
-            TypeError: `linear` is not an nn.Linear with floating-point weights.
+            TypeError: `linear` is not an nn.Linear with floating-point weights, or has a forward of
+                its own, which need not be W₀ x + b.
             ValueError: its weights are empty, the method does not fit its shape, or `gradient` is
                 missing, not wanted, of another shape, or holds NaN or infinity.
         """
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator={generator!r} is not a torch.Generator")
+        linear = as_linear(linear)
         self.check_layer(linear)
         base, generator = share_frozen(linear), generator or generator_for("on")
         return self.bind(base, generator, self.shared([base], generator), gradient)
@@ -231,13 +134,9 @@ class Method(abc.ABC):
             given["gradient"] = gradient.detach()
         elif gradient is not None:
             raise ValueError(f"gradient: {self.name} does not start from the gradient")
-        kind = type(self).__name__
-        try:
-            inspect.signature(self.adapter).bind(base, generator, **given)
-        except TypeError as error:
-            arguments = ", ".join(["self", "base", "generator", *given])
-            raise ContractError(f"{kind}.adapter must be: def adapter({arguments})") from error
+        check_call(self.adapter, "base", "generator", *given)
         adapter: Any = self.adapter(base, generator, **given)
+        kind = type(self).__name__
         if not isinstance(adapter, Adapter):
             raise ContractError(
                 f"{kind}.adapter must return a missviz.Adapter, and returns {adapter!r:.60}"
@@ -265,29 +164,6 @@ class Method(abc.ABC):
         return self.name
 
 
-LONGEST_NAME = 80
-
-
-def wrong_name(method: Method) -> str | None:
-    """What is wrong with a method's name, which keys tables, colours and seeds; or None."""
-    kind = type(method).__name__
-    try:
-        name: Any = method.name
-    except Exception as error:  # the reader's own code may raise anything
-        return f"{kind}.name raised {type(error).__name__}: {error}"
-    if not isinstance(name, str):
-        why = "a method; write @property above it" if callable(name) else repr(name)
-        return f"{kind}: name must be a string, and is {why}"
-    if not name.strip():
-        return f"{kind}: name is empty; names key tables and colours"
-    if len(name) > LONGEST_NAME or "$" in name or not name.isprintable():
-        return (
-            f"{kind}: name cannot be drawn: it must be one line of at most {LONGEST_NAME} "
-            f"characters without $, and is {name!r:.60}"
-        )
-    return None
-
-
 def checked_method(name: str, value: Any) -> Method:
     """`value` if it is a Method; else a TypeError, which tells a class from its instances."""
     if isinstance(value, Method):
@@ -305,46 +181,16 @@ def checked_method(name: str, value: Any) -> Method:
     raise TypeError(f"{name}={value!r} is not a missviz method; try missviz.MiSS(rank=4)")
 
 
-class ContractError(TypeError):
-    """A method's `adapter` is not what `Method` says; the sentence says how."""
-
-
-def has_begun(adapter: "Adapter") -> bool:
-    """Whether its __init__ has told torch of its layer."""
-    return "base" in vars(adapter).get("_modules", {})
-
-
-def begin_with_super(adapter: "Adapter") -> str:
-    return f"{type(adapter).__name__}.__init__ must begin with super().__init__(method, base)"
-
-
-def odd_dtypes(adapter: "Adapter") -> str:
-    """A sentence on tensors that do not follow the layer's dtype; empty where all do."""
-    wanted = adapter.base.weight.dtype
-    odd = [
-        f"{name} is {_short(tensor.dtype)}"
-        for name, tensor in adapter.state_dict().items()
-        if tensor.is_floating_point() and tensor.dtype != wanted
-    ]
-    if not odd:
-        return ""
-    return (
-        f"{', '.join(odd)} on a layer of {_short(wanted)}: self.zeros(*shape) and "
-        "self.parameter(values) make what has the layer's dtype"
-    )
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 class Adapter(nn.Module, Update):
     """A method at work on one layer: y = W₀ x + b + ΔW x, where only ΔW is trained.
 
-    A subclass adds its parameters, `factors` or `delta` (the definition), and the fast way to ΔW x
-    where `factors` is not that already: `correction`; or where x first meets something frozen,
-    `features` and what follows them, `last_factor` or `from_features`. That the two agree is the
-    first property that tests check. What `help` shows after these is torch's, of every nn.Module.
+    A subclass has its parameters, and `factors` or `delta`, which define ΔW. Where ΔW x can be had
+    more cheaply than from these, it has `correction`; and if x first meets something that no step
+    changes, `frozen`. It may override `forward` as well. That all of them agree is the first
+    property that tests check. What `help` shows after these is torch's, of every nn.Module.
+
+    Formulas have x in rows: (n, in), or (member, n, in) where adapters are stacked, with a leading
+    member dimension on every trained tensor (`members`); W₀ may then be one for all.
     """
 
     stackable: ClassVar[bool] = False
@@ -352,6 +198,16 @@ class Adapter(nn.Module, Update):
 
     exact_gradient: bool = True
     """False where backward is no derivative, on purpose: DoRA holds a norm constant."""
+
+    members: tuple[int, ...] = ()
+    """(m,) where this is m adapters, stacked."""
+
+    features_first: bool = False
+    """Whether y may lie in memory as yᵀ, which is faster in an ensemble of small networks. Others
+    may call `view` on it."""
+
+    memory: "Memory | None" = None
+    """What is known of inputs that return at every step; an ensemble sets it while it trains."""
 
     base: nn.Linear
 
@@ -379,130 +235,6 @@ class Adapter(nn.Module, Update):
         left, right = two_factors(thin)
         return left @ right
 
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        """ΔW x by the cheapest way there is; by default from `features` or `factors`, whichever the
-        method has, else through ΔW itself."""
-        z, left = self._last_product(x)
-        return z if left is None else apply_linear(z, left)
-
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Tensor | None:
-        """What x has become when it meets the first trained number, such as F x where ΔW = D F with
-        F fixed. An ensemble computes it once. None, the default: x as it is."""
-        return None
-
-    def last_factor(self) -> Float[Tensor, "*member out r"] | None:
-        """The matrix D with ΔW x = D `features(x)`; None where that takes more than one product,
-        and the method has `from_features`."""
-        return None
-
-    def from_features(self, features: Tensor) -> Float[Tensor, "*batch out"]:
-        """ΔW x from `features(x)`, where there is no `last_factor`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} defines features(), but neither last_factor() nor this"
-        )
-
-    def _last_product(
-        self, x: Float[Tensor, "*batch in_"], features: Tensor | None = None
-    ) -> tuple[Tensor, Float[Tensor, "*member out r"] | None]:
-        """(z, left) with ΔW x = left z, a product that can be added to W₀ x + b as it is made; left
-        is None where z is ΔW x already. `features`: those of x, where they are known."""
-        features = self.features(x) if features is None else features
-        if features is not None:
-            left = self.last_factor()
-            return (self.from_features(features), None) if left is None else (features, left)
-        if (thin := self.factors()) is not None:
-            left, right = thin
-            return apply_linear(x, right), left
-        return x @ self.delta().mT, None
-
-    def _ending(
-        self, x: Float[Tensor, "*batch in_"], features: Tensor | None = None
-    ) -> tuple[Tensor, Float[Tensor, "*member out r"] | None]:
-        """`_last_product`, or the method's own correction where it has one."""
-        if self._corrects_itself:
-            return self.correction(x), None
-        return self._last_product(x, features)
-
-    @property
-    def _corrects_itself(self) -> bool:
-        return type(self).correction is not Adapter.correction
-
-    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
-        """What of y stays as it is while this adapter trains, for `from_frozen`: W₀ x + b, and the
-        `features` of x where y is made from them."""
-        return self.base(x), self.features(x) if self._still_means("features") else None
-
-    def _still_means(self, name: str) -> bool:
-        """Whether the method `name` holds for this class: not where a subclass below the one that
-        defines it has a `forward` or `correction` of its own, which knows nothing of it."""
-        if self._corrects_itself:
-            return False
-        lowest = next(
-            kind
-            for kind in type(self).__mro__
-            if not vars(kind).keys().isdisjoint({name, "forward", "correction"})
-        )
-        return name in vars(lowest)
-
-    def from_frozen(
-        self, x: Float[Tensor, "*batch in_"], frozen: Any
-    ) -> Float[Tensor, "*batch out"]:
-        """y from `frozen_part(x)`."""
-        base_output, features = frozen
-        if features is None:
-            return self.forward(x, base_output)
-        return self._corrected(base_output, x, features)
-
-    def _corrected(
-        self,
-        base_output: Float[Tensor, "*batch out"],
-        x: Float[Tensor, "*batch in_"],
-        features: Tensor | None = None,
-    ) -> Float[Tensor, "*batch out"]:
-        z, left = self._ending(x, features)
-        return base_output + z if left is None else add_linear(base_output, z, left)
-
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
-        """y = (W₀ + ΔW) x + b in the efficient form.
-
-        Args:
-            x: inputs, (..., in).
-            base_output: W₀ x + b, (..., out), where the caller has it already.
-        """
-        if base_output is not None:
-            return self._corrected(base_output, x)
-        z, left = self._ending(x)
-        # The layer's own product comes last, and is added to in place: so neither y nor ∂L/∂x is
-        # made twice. In rows, since adding in place to a reshaped y costs autograd a copy of it.
-        if left is None or left.dim() > 2:
-            output: Tensor = self.base(x)
-            return output.add_(z) if left is None else add_linear(output, z, left)
-        output = self.base(x.reshape(-1, x.shape[-1]))
-        output = add_linear(output, z.reshape(-1, z.shape[-1]), left, in_place=True)
-        return output.reshape(*x.shape[:-1], self.out_features)
-
-    def through_weight(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None,
-    ) -> Float[Tensor, "*batch out"]:
-        """The same y with ΔW built: one product with W₀ + ΔW where W₀ x + b is not known yet."""
-        if base_output is None:
-            return apply_linear(x, self.weight, self.bias)
-        return base_output + x @ self.delta().mT
-
-    def penalty(self) -> Float[Tensor, "*member"]:
-        """What this method adds to the loss; 0 for most (`missviz.penalty` sums over a model)."""
-        return self.base.weight.new_zeros(self.base.weight.shape[:-2])
-
-    def rate_multiplier(self, parameter: str) -> float:
-        """Factor on the learning rate of one of its parameters, by name (LoRA+)."""
-        return 1.0
-
     @property
     def weight(self) -> Float[Tensor, "*member out in_"]:
         """W₀ + ΔW, what merging gives; gradients flow to the adapter's parameters."""
@@ -513,26 +245,86 @@ class Adapter(nn.Module, Update):
         """The layer's bias, or None."""
         return self.base.bias
 
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Any]:
+        """What no step changes: W₀ x + b, and what x has become when it meets the first trained
+        number, such as F x where ΔW = D F with F fixed. By default x itself."""
+        return self.base(x), x
+
+    def correction(self, z: Any) -> Float[Tensor, "*member n out"] | Product:
+        """ΔW x from the second thing that `frozen` gives, by default from x: through the factors
+        where there are any, else through ΔW."""
+        if (thin := self.factors()) is None:
+            return z @ self.delta().mT
+        left, right = thin
+        return Product(left, apply_linear(z, right))
+
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        """y = (W₀ + ΔW) x + b in the efficient form, for x of (..., in)."""
+        (y, z), kept = self.begun(x)
+        return self.as_given(add_to(y, self.correction(z), in_place=not kept), x)
+
+    def begun(self, x: Float[Tensor, "*batch in_"]) -> tuple[tuple[Tensor, Any], bool]:
+        """`frozen` of x in rows, and whether it comes from memory and must stay as it is."""
+        if self.memory is not None and (known := self.memory.of(self, x)) is not None:
+            return known, True
+        return self.frozen(self.rows(x)), False
+
+    def rows(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*member n in_"]:
+        """x as formulas have it. Stacked adapters take members first: (member · batch, ..., in)."""
+        if x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} does not end in in_features={self.in_features}"
+            )
+        return x.reshape(*self.members, -1, self.in_features)
+
+    def as_given(
+        self, y: Float[Tensor, "*member n out"], x: Float[Tensor, "*batch in_"]
+    ) -> Float[Tensor, "*batch out"]:
+        """y with the leading dimensions of x again, and in memory as nn.Linear's would be."""
+        y = y.reshape(*x.shape[:-1], self.out_features)
+        return y if self.features_first else y.contiguous()
+
+    def through_weight(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        """The same y as one product with W₀ + ΔW, for methods that build it in `forward`."""
+        return self.as_given(apply_linear(self.rows(x), self.weight, self.bias), x)
+
+    def penalty(self) -> Float[Tensor, "*member"]:
+        """What this method adds to the loss; 0 for most (`missviz.penalty` sums over a model)."""
+        return self.base.weight.new_zeros(self.members)
+
+    def rate_multiplier(self, parameter: str) -> float:
+        """Factor on the learning rate of one of its parameters, by name (LoRA+)."""
+        return 1.0
+
     def extra_repr(self) -> str:
         return (
             f"{self.method.name}, in_features={self.in_features}, out_features={self.out_features}"
         )
 
 
-def linear_with(
-    weight: Float[Tensor, "out in_"], bias: Float[Tensor, " out"] | None = None
-) -> nn.Linear:
-    """An nn.Linear around these tensors; nothing is copied.
+class Memory:
+    """`Adapter.frozen` of a few inputs, once: for training on the same points at every step.
 
-    nn.Linear itself would first draw a start from the global RNG, and `nn.utils.skip_init`, which
-    does not, loads the compiler.
+    It stands under `forward`, so that whatever a method overrides counts with it or without.
+
+    Args:
+        inputs: they are known again as the same tensors, unchanged; others are computed as ever.
     """
-    linear = nn.Linear.__new__(nn.Linear)
-    nn.Module.__init__(linear)
-    linear.out_features, linear.in_features = weight.shape
-    linear.weight = nn.Parameter(weight)
-    linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
-    return linear
+
+    def __init__(self, inputs: Iterable[Tensor]) -> None:
+        self._inputs = {id(x): (x, x._version) for x in inputs}
+        self._kept: dict[tuple[int, int], tuple[Tensor, Any]] = {}
+
+    def of(self, adapter: Adapter, x: Tensor) -> tuple[Tensor, Any] | None:
+        """What `adapter` makes of x and keeps, or None for an input that is not among those."""
+        known, version = self._inputs.get(id(x), (None, 0))
+        if known is not x or x._version != version:
+            return None
+        key = id(adapter), id(x)
+        if key not in self._kept:
+            with torch.no_grad():
+                self._kept[key] = adapter.frozen(adapter.rows(x))
+        return self._kept[key]
 
 
 def share_frozen(module: ModuleT) -> ModuleT:
@@ -554,13 +346,17 @@ def share_frozen(module: ModuleT) -> ModuleT:
         raise ValueError(
             f"the model cannot be copied, so it cannot be adapted without changing it: {error}"
         ) from error
-    for part in shared.modules():
+    return own_loading(shared)
+
+
+def own_loading(module: ModuleT) -> ModuleT:
+    """`module`, which from now on loads a state into memory of its own: `load_state_dict` writes
+    into existing tensors, and would change the model that they are shared with."""
+    for part in module.modules():
         part.register_load_state_dict_pre_hook(_own_memory)
-    return shared
+    return module
 
 
 def _own_memory(module: nn.Module, *_: object) -> None:
-    # load_state_dict writes into existing tensors; without this it would change the model that
-    # the tensors are shared with.
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.clone()

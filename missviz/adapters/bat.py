@@ -2,15 +2,16 @@
 
 import abc
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import add_to, apply_linear
 from missviz.adapters.shards import shard_sums, spread
+from missviz.adapters.validation import among, divides, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Bat(Method):
     `flashbat/blaff.py` in the authors' repository. The MiSS paper (v12) has no Bat section.
     """
 
+    sized_by: ClassVar[str] = "block_size"
+
     block_size: int
     side: Literal["right", "left"] = "right"
     index: Literal["output", "input"] = "output"
 
     def __post_init__(self) -> None:
-        size = validation.positive_int("block_size", self.block_size)
-        object.__setattr__(self, "block_size", size)
-        validation.one_of("side", self.side, ("right", "left"))
-        validation.one_of("index", self.index, ("output", "input"))
+        store(self, block_size=positive_int)
+        store(self, side=among("right", "left"), index=among("output", "input"))
         if self.side == "left" and self.index == "input":
             raise ValueError('side="left" exists with index="output" only; got index="input"')
 
@@ -63,9 +64,7 @@ class Bat(Method):
         return min(out_features, in_features)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.divides(
-            "block_size", self.block_size, in_features=in_features, out_features=out_features
-        )
+        divides("block_size", self.block_size, in_features=in_features, out_features=out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "BatAdapter":
         if self.side == "left":
@@ -98,11 +97,9 @@ class BatAdapter(Adapter):
     def delta(self) -> Float[Tensor, "*member out in_"]:
         return self.delta_blocks().flatten(-2).flatten(-3, -2)
 
-    def block_products(self, z: Float[Tensor, "*batch n b"]) -> Float[Tensor, "*batch n b"]:
-        """blockdiag(D) z: D_n z_n for each block n."""
-        if self.D.dim() == 3:
-            return torch.einsum("nac,...nc->...na", self.D, z)
-        return torch.einsum("mnac,m...nc->m...na", self.D, z)
+    def block_products(self, z: Float[Tensor, "*member n j b"]) -> Float[Tensor, "*member n j b"]:
+        """blockdiag(D) z: D_j z_j for each block j."""
+        return torch.einsum("...jac,...njc->...nja", self.D, z)
 
 
 class OutputBatAdapter(BatAdapter):
@@ -111,20 +108,11 @@ class OutputBatAdapter(BatAdapter):
     def delta_blocks(self) -> Float[Tensor, "*member O b I b"]:
         return _output_delta(self.blocks(), self.D)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         if torch.compiler.is_compiling():
-            return self.through_weight(x, base_output)  # the compiler decides what to build again
-        # base_output would save nothing: with ΔW built, y is one product either way.
-        single = self.D.dim() == 3
-        rows = x.reshape(-1, self.in_features) if single else x
-        y: Tensor = _ThroughRebuiltWeight.apply(rows, self.D, self.blocks())
-        if self.bias is not None:
-            y = y + (self.bias if single else self.bias.unsqueeze(-2))
-        return y.reshape(*x.shape[:-1], self.out_features)
+            return self.through_weight(x)  # the compiler decides what to build again
+        y: Tensor = _ThroughRebuiltWeight.apply(self.rows(x), self.D, self.blocks())
+        return self.as_given(y if self.bias is None else y + self.bias.unsqueeze(-2), x)
 
 
 def _output_delta(
@@ -174,18 +162,12 @@ class InputBatAdapter(BatAdapter):
         products = torch.einsum("...oaic,...ice->...oaie", self.blocks(), self.D)
         return products + self.D.transpose(-3, -2).unsqueeze(-4)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
-        blocks = x.unflatten(-1, (-1, self.method.block_size))
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        blocks = self.rows(x).unflatten(-1, (-1, self.method.block_size))
         z = self.block_products(blocks)
+        y: Tensor = self.base((blocks + z).flatten(-2))
         tile = spread(z.sum(-2), self.out_features, "tiled")
-        if base_output is None:
-            output: Tensor = self.base((blocks + z).flatten(-2))
-            return output.add_(tile)
-        return base_output + z.flatten(-2) @ self.base.weight.mT + tile
+        return self.as_given(add_to(y, tile, in_place=True), x)
 
 
 class LeftBatAdapter(BatAdapter):
@@ -195,16 +177,11 @@ class LeftBatAdapter(BatAdapter):
         products = torch.einsum("...oac,...ocie->...oaie", self.D, self.blocks())
         return products + self.D.unsqueeze(-2)
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
-        if base_output is None:
-            base_output = self.base(x)
-        b = self.method.block_size
-        product = base_output
-        if self.bias is not None:
-            product = base_output - (self.bias if self.D.dim() == 3 else self.bias.unsqueeze(-2))
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        """W₀ x + b, and (W₀ x)_o + S for each output block o."""
+        product, b = apply_linear(x, self.base.weight), self.method.block_size
         met = product.unflatten(-1, (-1, b)) + shard_sums(x, b, "tiled").unsqueeze(-2)
-        return (base_output.unflatten(-1, (-1, b)) + self.block_products(met)).flatten(-2)
+        return product if self.bias is None else product + self.bias.unsqueeze(-2), met
+
+    def correction(self, z: Float[Tensor, "*member n o b"]) -> Float[Tensor, "*member n out"]:
+        return self.block_products(z).flatten(-2)

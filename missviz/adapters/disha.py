@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import apply_linear
 from missviz.adapters.shards import copies_of, shard_sums, spread
+from missviz.adapters.validation import divides, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class DiSHA(Method):
     columns: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", validation.positive_int("rows", self.rows))
-        object.__setattr__(self, "columns", validation.positive_int("columns", self.columns))
+        store(self, rows=positive_int, columns=positive_int)
 
     @property
     def name(self) -> str:
@@ -46,8 +46,8 @@ class DiSHA(Method):
         return min(self.rows, self.columns)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.divides("rows", self.rows, out_features=out_features)
-        validation.divides("columns", self.columns, in_features=in_features)
+        divides("rows", self.rows, out_features=out_features)
+        divides("columns", self.columns, in_features=in_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "DiSHAAdapter":
         return DiSHAAdapter(self, base)
@@ -70,10 +70,10 @@ class DiSHAAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return copies_of(self.D, self.out_features, self.in_features, "tiled")
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch columns"]:
-        return shard_sums(x, self.method.columns, "tiled")
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        """W₀ x + b, and S, the block sums of x."""
+        y, x = super().frozen(x)
+        return y, shard_sums(x, self.method.columns, "tiled")
 
-    def from_features(
-        self, features: Float[Tensor, "*batch columns"]
-    ) -> Float[Tensor, "*batch out"]:
-        return spread(apply_linear(features, self.D), self.out_features, "tiled")
+    def correction(self, z: Float[Tensor, "*member n columns"]) -> Float[Tensor, "*member n out"]:
+        return spread(apply_linear(z, self.D), self.out_features, "tiled")

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, add_linear, apply_linear
+from missviz.adapters.base import Adapter
+from missviz.adapters.linear import Product, add_to, apply_linear
 from missviz.adapters.scaled import ScaledMethod
+from missviz.adapters.validation import among, boolean, fill, finite, store
 from missviz.randomness import uniform
 
 EPSILON = 1e-5
@@ -45,11 +46,9 @@ class DoRA(ScaledMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.one_of("norm", self.norm, ("rows", "columns"))
-        if self.norm_gradient is None:
-            # Filled in, so that DoRA(4) == DoRA(4, norm_gradient=False).
-            object.__setattr__(self, "norm_gradient", self.norm == "columns")
-        validation.boolean("norm_gradient", self.norm_gradient)
+        store(self, norm=among("rows", "columns"))
+        fill(self, "norm_gradient", self.norm == "columns")
+        store(self, norm_gradient=boolean)
 
     @property
     def family(self) -> str:
@@ -89,7 +88,7 @@ class DoRAAdapter(Adapter):
         self.A = self.parameter(uniform(shape, 1 / math.sqrt(self.in_features), generator))
         self.B = self.zeros(self.out_features, method.rank)
         weight = base.weight.detach()
-        validation.finite("the weight for DoRA's norms", weight)
+        finite("the weight for DoRA's norms", weight)
         self.m = self.parameter(self.lengths(weight))
         zero = int((self.m == 0).sum())
         if method.norm == "rows" and zero:
@@ -119,30 +118,19 @@ class DoRAAdapter(Adapter):
     def delta(self) -> Float[Tensor, "*member out in_"]:
         return self.weight - self.base.weight
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        """W₀ x, without the bias, which is not to be stretched; and x."""
+        return apply_linear(x, self.base.weight), x
+
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         """y = (W₀ + ΔW) x + b, for rows as (m/‖V‖) V x + b with V x = W₀ x + s B A x.
 
         V is then built for its norms alone: while they are constant in backward, no gradient of
-        its size is made. `base_output` is W₀ x with the bias, which is not to be stretched.
+        its size is made.
         """
         if self.method.norm == "columns":
-            return self.through_weight(x, base_output)
-        bias = None if self.bias is None else per_output(self.bias)
-        moved, fresh = apply_linear(x, self.A), base_output is None
-        if base_output is None:
-            plain = apply_linear(x, self.base.weight)
-        else:
-            plain = base_output if bias is None else base_output - bias
-        in_place = fresh and x.dim() == 2
-        product = add_linear(plain, moved, self.method.scaled(self.B), in_place=in_place)
-        y = per_output(self.gain(self.direction())) * product
-        return y if bias is None else y + bias
-
-
-def per_output(values: Float[Tensor, "*member out"]) -> Float[Tensor, "*member_n out"]:
-    """`values` as they go with outputs: (member, 1, out) with (member, n, out)."""
-    return values if values.dim() == 1 else values.unsqueeze(-2)
+            return self.through_weight(x)
+        (plain, z), kept = self.begun(x)
+        moved = Product(self.method.scaled(self.B), apply_linear(z, self.A))
+        y = self.gain(self.direction()).unsqueeze(-2) * add_to(plain, moved, in_place=not kept)
+        return self.as_given(y if self.bias is None else y + self.bias.unsqueeze(-2), x)

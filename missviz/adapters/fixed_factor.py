@@ -8,9 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.shards import shard_matrix
+from missviz.adapters.validation import (
+    among,
+    at_most,
+    optional,
+    positive_float,
+    positive_int,
+    store,
+)
 from missviz.randomness import normal
 
 FACTORS = ("tiled", "block", "orthogonal", "gaussian", "columns")
@@ -40,10 +48,7 @@ class FixedFactor(Method):
     gain: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        validation.one_of("factor", self.factor, FACTORS)
-        if self.gain is not None:
-            object.__setattr__(self, "gain", validation.positive_float("gain", self.gain))
+        store(self, rank=positive_int, factor=among(*FACTORS), gain=optional(positive_float))
 
     @property
     def name(self) -> str:
@@ -57,7 +62,7 @@ class FixedFactor(Method):
         return min(self.rank, out_features, in_features)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most("rank", self.rank, "in_features", in_features)
+        at_most("rank", self.rank, "in_features", in_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "FixedFactorAdapter":
         return FixedFactorAdapter(self, base, generator)
@@ -80,11 +85,12 @@ class FixedFactorAdapter(Adapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.D, self.F
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
-        return apply_linear(x, self.F)
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        y, x = super().frozen(x)
+        return y, apply_linear(x, self.F)
 
-    def last_factor(self) -> Float[Tensor, "*member out r"]:
-        return self.D
+    def correction(self, z: Float[Tensor, "*member n r"]) -> Product:
+        return Product(self.D, z)
 
 
 def make_factor(

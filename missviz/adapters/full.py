@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.validation import boolean, store
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FullFineTuning(Method):
     bias: bool = False
 
     def __post_init__(self) -> None:
-        validation.boolean("bias", self.bias)
+        store(self, bias=boolean)
 
     @property
     def name(self) -> str:
@@ -60,13 +60,9 @@ class FullFineTuningAdapter(Adapter):
     def delta(self) -> Float[Tensor, "*member out in_"]:
         return self.W - self.base.weight
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         # W x is one product; W₀ x + (W − W₀) x would be two.
-        return apply_linear(x, self.W, self.bias)
+        return self.through_weight(x)
 
 
 @dataclass(frozen=True)

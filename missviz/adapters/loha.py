@@ -68,12 +68,8 @@ class LoHaAdapter(Adapter):
         thin = hadamard_factors(self.w1_a, self.w1_b, self.w2_a, self.w2_b)
         return None if thin is None else (self.method.scaled(thin[0]), thin[1])
 
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
-        return self.through_weight(x, base_output)
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        return self.through_weight(x)
 
 
 def hadamard_factors(

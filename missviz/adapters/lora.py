@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter
+from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.scaled import ScaledMethod
+from missviz.adapters.validation import among, boolean, positive_float, store
 from missviz.randomness import normal, uniform
 
 
@@ -35,9 +36,7 @@ class LoRA(ScaledMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.boolean("rslora", self.rslora)
-        validation.one_of("init", self.init, ("kaiming", "gaussian"))
-        validation.boolean("freeze_a", self.freeze_a)
+        store(self, rslora=boolean, init=among("kaiming", "gaussian"), freeze_a=boolean)
 
     @property
     def family(self) -> str:
@@ -60,7 +59,8 @@ class LoRA(ScaledMethod):
         return min(self.rank, out_features, in_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "LoRAAdapter":
-        return LoRAAdapter(self, base, generator)
+        kind = FrozenALoRAAdapter if self.freeze_a else LoRAAdapter
+        return kind(self, base, generator)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class LoRAPlus(LoRA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "ratio", validation.positive_float("ratio", self.ratio))
+        store(self, ratio=positive_float)
         if self.freeze_a:
             raise ValueError(
                 f"freeze_a=True leaves A no rate for ratio={self.ratio:g} to multiply; "
@@ -138,6 +138,17 @@ class LoRAAdapter(Adapter):
 
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.method.scaled(self.B), self.A
+
+
+class FrozenALoRAAdapter(LoRAAdapter):
+    """LoRA-FA: A stays as drawn, so that A x is frozen."""
+
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        y, x = super().frozen(x)
+        return y, apply_linear(x, self.A)
+
+    def correction(self, z: Float[Tensor, "*member n r"]) -> Product:
+        return Product(self.method.scaled(self.B), z)
 
 
 class LoRAPlusAdapter(LoRAAdapter):

@@ -7,9 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.pissa import top_singular_triples
 from missviz.adapters.started import StartedProduct, StartedProductAdapter, ready_to_factor
+from missviz.adapters.validation import (
+    among,
+    at_most,
+    optional,
+    positive_float,
+    positive_int,
+    store,
+)
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,9 @@ class LoRAGA(StartedProduct):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        validation.one_of("direction", self.direction, ("ArB2r", "A2rBr", "ArBr", "random"))
-        validation.one_of("scale", self.scale, ("stable", "weight_svd", "gd_scale", "unit"))
-        object.__setattr__(self, "gamma", validation.positive_float("gamma", self.gamma))
-        if self.niter is not None:
-            object.__setattr__(self, "niter", validation.positive_int("niter", self.niter))
+        store(self, direction=among("ArB2r", "A2rBr", "ArBr", "random"))
+        store(self, scale=among("stable", "weight_svd", "gd_scale", "unit"))
+        store(self, gamma=positive_float, niter=optional(positive_int))
 
     @property
     def name(self) -> str:
@@ -74,7 +79,7 @@ class LoRAGA(StartedProduct):
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         half = min(out_features, in_features) // 2
-        validation.at_most("rank", self.rank, "min(out_features, in_features) / 2", half)
+        at_most("rank", self.rank, "min(out_features, in_features) / 2", half)
 
     def adapter(  # type: ignore[override]  # with needs_gradient, `bind` gives the gradient
         self, base: nn.Linear, generator: torch.Generator, gradient: Float[Tensor, "out in_"]

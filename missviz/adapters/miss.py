@@ -8,10 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
 from missviz.adapters.bat import Bat
+from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.shards import LAYOUTS, Layout, copies_of, shard_owner, shard_sums, spread
+from missviz.adapters.validation import (
+    among,
+    at_most,
+    divides,
+    fill,
+    optional,
+    positive_int,
+    store,
+)
 
 
 @dataclass(frozen=True)
@@ -49,20 +58,15 @@ class MiSS(Method):
     mini: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        validation.one_of("share", self.share, ("columns", "rows"))
-        validation.one_of("form", self.form, ("efficient", "expand"))
-        if self.layout is None:
-            # Filled in, so that MiSS(4) == MiSS(4, layout="tiled").
-            object.__setattr__(self, "layout", "tiled" if self.share == "columns" else "block")
-        validation.one_of("layout", self.layout, LAYOUTS)
-        if self.mini is not None:
-            object.__setattr__(self, "mini", validation.positive_int("mini", self.mini))
-            if (self.share, self.layout) != ("columns", "tiled"):
-                raise ValueError(
-                    f'mini={self.mini} exists for share="columns", layout="tiled" only; '
-                    f"got share={self.share!r}, layout={self.layout!r}"
-                )
+        store(self, rank=positive_int, mini=optional(positive_int))
+        store(self, share=among("columns", "rows"), form=among("efficient", "expand"))
+        fill(self, "layout", "tiled" if self.share == "columns" else "block")
+        store(self, layout=among(*LAYOUTS))
+        if self.mini is not None and (self.share, self.layout) != ("columns", "tiled"):
+            raise ValueError(
+                f'mini={self.mini} exists for share="columns", layout="tiled" only; '
+                f"got share={self.share!r}, layout={self.layout!r}"
+            )
 
     @property
     def name(self) -> str:
@@ -87,11 +91,11 @@ class MiSS(Method):
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         if self.share == "columns":
-            validation.at_most("rank", self.rank, "in_features", in_features)
+            at_most("rank", self.rank, "in_features", in_features)
         else:
-            validation.at_most("rank", self.rank, "out_features", out_features)
+            at_most("rank", self.rank, "out_features", out_features)
         if self.mini is not None:
-            validation.divides("mini", self.mini, out_features=out_features)
+            divides("mini", self.mini, out_features=out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "MiSSAdapter":
         return MiSSAdapter(self, base)
@@ -128,30 +132,25 @@ class MiSSAdapter(Adapter):
         layout = str(self.method.layout)
         return copies_of(self.D, self.out_features, self.in_features, layout)
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"] | None:
-        """S, the shard sums of x; x where columns are not shared. None where ΔW is to be built."""
-        if self.method.form == "expand":
-            return None
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        """W₀ x + b, and S, the shard sums of x; x where columns are not shared."""
+        y, x = super().frozen(x)
         columns = self.D.shape[-1]
         if columns == self.in_features:
-            return x
-        return shard_sums(x, columns, str(self.method.layout))
+            return y, x
+        return y, shard_sums(x, columns, str(self.method.layout))
 
-    def last_factor(self) -> Float[Tensor, "*member out r"] | None:
-        """D; None where rows are shared, so that D's product with S is copied."""
-        return self.D if self.D.shape[-2] == self.out_features else None
+    def correction(
+        self, z: Float[Tensor, "*member n r"]
+    ) -> Float[Tensor, "*member n out"] | Product:
+        """D S (Eq. 6-7); where rows are shared, copied."""
+        if self.D.shape[-2] == self.out_features:
+            return Product(self.D, z)
+        return spread(apply_linear(z, self.D), self.out_features, str(self.method.layout))
 
-    def from_features(self, features: Float[Tensor, "*batch r"]) -> Float[Tensor, "*batch out"]:
-        return spread(apply_linear(features, self.D), self.out_features, str(self.method.layout))
-
-    def forward(
-        self,
-        x: Float[Tensor, "*batch in_"],
-        base_output: Float[Tensor, "*batch out"] | None = None,
-    ) -> Float[Tensor, "*batch out"]:
-        if self.method.form == "efficient":
-            return super().forward(x, base_output)
-        return self.through_weight(x, base_output)
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        efficient = self.method.form == "efficient"
+        return super().forward(x) if efficient else self.through_weight(x)
 
 
 def Bone(rank: int, *, published: datetime.date = datetime.date(2024, 11, 27)) -> MiSS | Bat:  # noqa: N802

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import apply_linear
 from missviz.adapters.shards import shard_owner, shard_sums, spread
+from missviz.adapters.validation import among, at_most, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class MoRA(Method):
     kind: Literal["rotate", "sum"] = "rotate"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        validation.one_of("kind", self.kind, ("rotate", "sum"))
+        store(self, rank=positive_int, kind=among("rotate", "sum"))
 
     @property
     def name(self) -> str:
@@ -68,9 +68,7 @@ class MoRA(Method):
         return min(self.side(out_features, in_features), smaller)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
+        at_most("rank", self.rank, "min(out_features, in_features)", min(out_features, in_features))
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "MoRAAdapter":
         return (SumMoRAAdapter if self.kind == "sum" else RotateMoRAAdapter)(self, base)
@@ -109,11 +107,13 @@ class SumMoRAAdapter(MoRAAdapter):
         members = self.M.shape[:-2]
         return tall, self.unwrapped(identities).expand(*members, -1, -1)
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch side"]:
-        return shard_sums(x.index_select(-1, self.wrapped()), self.side, "tiled")
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        """W₀ x + b, and the sum of the blocks of x."""
+        y, x = super().frozen(x)
+        return y, shard_sums(x.index_select(-1, self.wrapped()), self.side, "tiled")
 
-    def from_features(self, features: Float[Tensor, "*batch side"]) -> Float[Tensor, "*batch out"]:
-        return spread(apply_linear(features, self.M), self.out_features, "tiled")
+    def correction(self, z: Float[Tensor, "*member n side"]) -> Float[Tensor, "*member n out"]:
+        return spread(apply_linear(z, self.M), self.out_features, "tiled")
 
 
 class RotateMoRAAdapter(MoRAAdapter):
@@ -133,17 +133,18 @@ class RotateMoRAAdapter(MoRAAdapter):
         diagonal = (own * turned.unsqueeze(-2)).flatten(-2).flatten(-3, -2)
         return self.unwrapped(spread(diagonal.mT, self.out_features, "tiled").mT)
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "n *batch side"]:
-        """Each block of x, turned; blocks come first, so that one product serves them all, with or
-        without members."""
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        """W₀ x + b, and each block of x, turned; blocks come first, so that one product serves them
+        all, with or without members."""
+        y, x = super().frozen(x)
         blocks = x.index_select(-1, self.wrapped()).unflatten(-1, (self.blocks, self.side))
         first, second = blocks.chunk(2, -1)
         cos, sin = self.angles().cos().to(x), self.angles().sin().to(x)
         turned = torch.cat([cos * first - sin * second, sin * first + cos * second], -1)
-        return turned.movedim(-2, 0)
+        return y, turned.movedim(-2, 0)
 
-    def from_features(
-        self, features: Float[Tensor, "n *batch side"]
-    ) -> Float[Tensor, "*batch out"]:
-        made = features @ self.M.mT
+    def correction(
+        self, z: Float[Tensor, "blocks *member n side"]
+    ) -> Float[Tensor, "*member n out"]:
+        made = z @ self.M.mT
         return spread(made.movedim(0, -2).flatten(-2), self.out_features, "tiled")

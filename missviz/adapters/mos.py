@@ -8,8 +8,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Method
+from missviz.adapters.validation import (
+    at_most,
+    boolean,
+    divides,
+    non_negative_int,
+    optional,
+    positive_float,
+    positive_int,
+    store,
+)
 from missviz.randomness import generator_for, uniform
 
 
@@ -59,16 +68,12 @@ class MoS(Method):
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        for size in ("budget", "shards_per_vector"):
-            object.__setattr__(self, size, validation.positive_int(size, getattr(self, size)))
-        object.__setattr__(self, "private", validation.non_negative_int("private", self.private))
-        validation.at_most("private", self.private, "budget", self.budget)
+        store(self, rank=optional(positive_int), alpha=optional(positive_float))
+        store(self, budget=positive_int, shards_per_vector=positive_int)
+        store(self, private=non_negative_int, dissociate=boolean)
+        at_most("private", self.private, "budget", self.budget)
         if self.rank is not None:
-            object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-            validation.at_most("private", self.private, "rank", self.rank)
-        validation.boolean("dissociate", self.dissociate)
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+            at_most("private", self.private, "rank", self.rank)
 
     @property
     def name(self) -> str:
@@ -96,7 +101,7 @@ class MoS(Method):
         return min(self.rank or self.budget, out_features, in_features)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.divides(
+        divides(
             "shards_per_vector",
             self.shards_per_vector,
             out_features=out_features,

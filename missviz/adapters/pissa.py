@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.started import StartedProduct, StartedProductAdapter, ready_to_factor
+from missviz.adapters.validation import optional, positive_int, store
 from missviz.randomness import normal
 
 
@@ -35,8 +35,7 @@ class PiSSA(StartedProduct):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.niter is not None:
-            object.__setattr__(self, "niter", validation.positive_int("niter", self.niter))
+        store(self, niter=optional(positive_int))
 
     @property
     def name(self) -> str:

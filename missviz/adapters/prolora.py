@@ -7,9 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.adapters.scaled import ScaledMethod
+from missviz.adapters.validation import (
+    at_most,
+    non_negative_int,
+    optional,
+    positive_int,
+    store,
+)
 from missviz.randomness import uniform
 
 
@@ -50,13 +56,9 @@ class ProLoRA(ScaledMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for setting in ("input_chunks", "output_chunks"):
-            value = validation.positive_int(setting, getattr(self, setting))
-            object.__setattr__(self, setting, value)
-        object.__setattr__(self, "unshared", validation.non_negative_int("unshared", self.unshared))
-        validation.at_most("unshared", self.unshared, "rank", self.rank)
-        if self.stride is not None:
-            object.__setattr__(self, "stride", validation.non_negative_int("stride", self.stride))
+        store(self, input_chunks=positive_int, output_chunks=positive_int)
+        store(self, unshared=non_negative_int, stride=optional(non_negative_int))
+        at_most("unshared", self.unshared, "rank", self.rank)
 
     @property
     def name(self) -> str:
@@ -94,8 +96,8 @@ class ProLoRA(ScaledMethod):
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         super().check_shape(out_features, in_features)
-        validation.at_most("input_chunks", self.input_chunks, "in_features", in_features)
-        validation.at_most("output_chunks", self.output_chunks, "out_features", out_features)
+        at_most("input_chunks", self.input_chunks, "in_features", in_features)
+        at_most("output_chunks", self.output_chunks, "out_features", out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "ProLoRAAdapter":
         return ProLoRAAdapter(self, base, generator)

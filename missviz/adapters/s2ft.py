@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import Product, apply_linear
+from missviz.adapters.validation import among, at_most, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,8 @@ class S2FT(Method):
     order: Literal["random", "given"] = "random"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        validation.one_of("select", self.select, ("columns", "rows"))
-        validation.one_of("order", self.order, ("random", "given"))
+        store(self, rank=positive_int)
+        store(self, select=among("columns", "rows"), order=among("random", "given"))
 
     @property
     def name(self) -> str:
@@ -56,9 +56,9 @@ class S2FT(Method):
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         if self.select == "columns":
-            validation.at_most("rank", self.rank, "in_features", in_features)
+            at_most("rank", self.rank, "in_features", in_features)
         else:
-            validation.at_most("rank", self.rank, "out_features", out_features)
+            at_most("rank", self.rank, "out_features", out_features)
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> "S2FTAdapter":
         columns = self.select == "columns"
@@ -85,10 +85,9 @@ class S2FTAdapter(Adapter):
         """F with F[i, j] = 1 iff idx_i = j."""
         return nn.functional.one_hot(self.idx, size).to(self.base.weight)
 
-    def places(self, like: Float[Tensor, "*batch size"]) -> Int[Tensor, "*batch r"]:
+    def places(self, like: Float[Tensor, "*member n size"]) -> Int[Tensor, "*member n r"]:
         """idx for each row of `like`; members have an idx each."""
-        idx = self.idx if self.idx.dim() == 1 else self.idx.unsqueeze(-2)
-        return idx.expand(*like.shape[:-1], -1)
+        return self.idx.unsqueeze(-2).expand(*like.shape[:-1], -1)
 
 
 class ColumnsS2FTAdapter(S2FTAdapter):
@@ -102,11 +101,12 @@ class ColumnsS2FTAdapter(S2FTAdapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.M, self.selection(self.in_features)
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
-        return x.gather(-1, self.places(x))
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        y, x = super().frozen(x)
+        return y, x.gather(-1, self.places(x))
 
-    def last_factor(self) -> Float[Tensor, "*member out r"]:
-        return self.M
+    def correction(self, z: Float[Tensor, "*member n r"]) -> Product:
+        return Product(self.M, z)
 
 
 class RowsS2FTAdapter(S2FTAdapter):
@@ -120,7 +120,7 @@ class RowsS2FTAdapter(S2FTAdapter):
     def factors(self) -> tuple[Float[Tensor, "*member out r"], Float[Tensor, "*member r in_"]]:
         return self.selection(self.out_features).mT, self.M
 
-    def correction(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        made = apply_linear(x, self.M)
+    def correction(self, z: Float[Tensor, "*member n in_"]) -> Float[Tensor, "*member n out"]:
+        made = apply_linear(z, self.M)
         empty = made.new_zeros(*made.shape[:-1], self.out_features)
         return empty.scatter(-1, self.places(made), made)

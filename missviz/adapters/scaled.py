@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from missviz.adapters import validation
 from missviz.adapters.base import Method
+from missviz.adapters.validation import at_most, optional, positive_float, positive_int, store
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,7 @@ class ScaledMethod(Method):
     alpha: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        if self.alpha is not None:
-            object.__setattr__(self, "alpha", validation.positive_float("alpha", self.alpha))
+        store(self, rank=positive_int, alpha=optional(positive_float))
 
     @property
     @abc.abstractmethod
@@ -50,6 +48,4 @@ class ScaledMethod(Method):
         return factor if self.scaling == 1 else self.scaling * factor
 
     def check_shape(self, out_features: int, in_features: int) -> None:
-        validation.at_most(
-            "rank", self.rank, "min(out_features, in_features)", min(out_features, in_features)
-        )
+        at_most("rank", self.rank, "min(out_features, in_features)", min(out_features, in_features))

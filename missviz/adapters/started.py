@@ -1,14 +1,14 @@
 """Products that start at B₀ A₀ ≠ 0: PiSSA, OLoRA and LoRA-GA differ in (B₀, A₀) alone."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, add_linear, apply_linear
+from missviz.adapters.base import Adapter
+from missviz.adapters.linear import Product, apply_linear
 from missviz.adapters.scaled import ScaledMethod
 
 
@@ -56,19 +56,17 @@ class StartedProductAdapter(Adapter):
         left = torch.cat([self.B - self.B0, self.B0], dim=-1)
         return self.method.scaled(left), torch.cat([self.A, self.A - self.A0], dim=-2)
 
-    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
-        """(W₀ − s B₀ A₀) x + b, from the published residual weight; s B A x is added to it. As the
-        difference of two large terms, ΔW x is then right to the last digits of W₀ x only."""
-        if not self._still_means("frozen_part"):
-            return super().frozen_part(x)
-        return self.base(x) - apply_linear(apply_linear(x, self.A0), self.method.scaled(self.B0))
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """W₀ x + b, and x with A₀ x."""
+        y, x = super().frozen(x)
+        return y, (x, apply_linear(x, self.A0))
 
-    def from_frozen(
-        self, x: Float[Tensor, "*batch in_"], frozen: Any
-    ) -> Float[Tensor, "*batch out"]:
-        if not self._still_means("frozen_part"):
-            return super().from_frozen(x, frozen)
-        return add_linear(frozen, apply_linear(x, self.A), self.method.scaled(self.B))
+    def correction(self, z: tuple[Tensor, Tensor]) -> Product:
+        """ΔW x = s ((B − B₀) A₀ x + B (A − A₀) x), exactly zero at first as well."""
+        x, start = z
+        moved = apply_linear(x, self.A - self.A0)
+        left = torch.cat([self.B - self.B0, self.B], dim=-1)
+        return Product(self.method.scaled(left), torch.cat([start, moved], dim=-1))
 
 
 def ready_to_factor(name: str, matrix: Float[Tensor, "out in_"]) -> Float[Tensor, "out in_"]:

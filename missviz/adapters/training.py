@@ -107,3 +107,11 @@ def _trained(adapter: Adapter) -> dict[str, nn.Parameter]:
     """The adapter's own trained parameters by name."""
     own = adapter.named_parameters(recurse=False)
     return {name: parameter for name, parameter in own if parameter.requires_grad}
+
+
+def asks_more(adapter: Adapter) -> bool:
+    """Whether this adapter's method asks for more than a gradient step."""
+    return (
+        type(adapter).penalty is not Adapter.penalty
+        or type(adapter.method).after_step is not Method.after_step
+    )

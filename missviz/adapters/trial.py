@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, ContractError, Method, linear_with, two_factors
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.contract import ContractError
+from missviz.adapters.linear import linear_with
+from missviz.adapters.update import two_factors
 from missviz.randomness import generator_for, normal
 
 SIZES = ("rank", "block_size")

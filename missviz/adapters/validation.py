@@ -1,12 +1,39 @@
 """Checks on what a user passes in: one clear sentence that names the argument and what it was."""
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+
+Check = Callable[[str, Any], Any]
+"""(name, value) → the value as it is kept; raises TypeError or ValueError that names both."""
+
+
+def store(settings: Any, **checks: Check) -> None:
+    """Check settings of a frozen dataclass, and keep them as the checks give them:
+    `store(self, rank=positive_int, alpha=optional(positive_float))`."""
+    for name, check in checks.items():
+        object.__setattr__(settings, name, check(name, getattr(settings, name)))
+
+
+def fill(settings: Any, name: str, value: Any) -> None:
+    """Put `value` where a frozen dataclass has None, so that both ways to say it are equal."""
+    if getattr(settings, name) is None:
+        object.__setattr__(settings, name, value)
+
+
+def optional(check: Check) -> Check:
+    """`check`, and None as well."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def among(*valid: str) -> Check:
+    """One of these, as `one_of`."""
+    return lambda name, value: one_of(name, value, valid)
 
 
 def whole(name: str, value: Any) -> int:
@@ -91,6 +118,11 @@ def linear_layer(module: Any) -> None:
         raise TypeError(
             f"linear: expected an nn.Linear, got {type(module).__name__}; "
             "adapters go on linear layers"
+        )
+    if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
+        raise TypeError(
+            f"a {type(module).__name__} whose forward is not nn.Linear's cannot be adapted, as it "
+            "need not be W x + b; leave it out of targets"
         )
     if is_lazy(module.weight):
         raise ValueError("the linear layer has no weights yet; run one batch through the model")

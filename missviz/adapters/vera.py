@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import Product, apply_linear
+from missviz.adapters.validation import positive_float, positive_int, store
 from missviz.randomness import uniform
 
 
@@ -34,9 +35,7 @@ class VeRA(Method):
     d_initial: float = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", validation.positive_int("rank", self.rank))
-        start = validation.positive_float("d_initial", self.d_initial)
-        object.__setattr__(self, "d_initial", start)
+        store(self, rank=positive_int, d_initial=positive_float)
 
     @property
     def name(self) -> str:
@@ -91,8 +90,9 @@ class VeRAAdapter(Adapter):
         A, B = self.A[..., : self.in_features], self.B[..., : self.out_features, :]
         return self.b.unsqueeze(-1) * B * self.v.unsqueeze(-2), A
 
-    def features(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch r"]:
-        return apply_linear(x, self.A[..., : self.in_features])
+    def frozen(self, x: Float[Tensor, "*member n in_"]) -> tuple[Tensor, Tensor]:
+        y, x = super().frozen(x)
+        return y, apply_linear(x, self.factors()[1])
 
-    def last_factor(self) -> Float[Tensor, "*member out r"]:
-        return self.factors()[0]
+    def correction(self, z: Float[Tensor, "*member n r"]) -> Product:
+        return Product(self.factors()[0], z)

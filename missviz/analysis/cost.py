@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Method, checked_method, linear_with
+from missviz.adapters.base import Method, checked_method
+from missviz.adapters.linear import linear_with
 from missviz.randomness import generator_for, normal
 
 Formula = Callable[[int, int, int], int]

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from missviz.adapters.base import Adapter, Update
+from missviz.adapters.base import Adapter
+from missviz.adapters.update import Update
 from missviz.analysis.products import Updates, named_updates, numerical_rank, shortened
 from missviz.analysis.shards import mean_shard_cosine
 from missviz.analysis.spectra import effective_rank, energy, spectrum, stable_rank

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Update, two_factors
+from missviz.adapters.base import Adapter
 from missviz.adapters.training import adapters_in
+from missviz.adapters.update import Update, two_factors
 from missviz.machine import one_thread
 
 NEGLIGIBLE = 1e-6

@@ -11,12 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, checked_method, linear_with
+from missviz.adapters.base import Adapter, Method, checked_method
 from missviz.adapters.bat import BatAdapter, InputBatAdapter, LeftBatAdapter, OutputBatAdapter
 from missviz.adapters.disha import DiSHAAdapter
 from missviz.adapters.dora import DoRA
 from missviz.adapters.fixed_factor import FixedFactorAdapter
 from missviz.adapters.full import FrozenFineTuningAdapter, FullFineTuningAdapter
+from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRAAdapter, LoRAPlusAdapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.s2ft import ColumnsS2FTAdapter, RowsS2FTAdapter, S2FTAdapter

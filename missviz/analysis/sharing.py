@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Adapter, Method, checked_method, linear_with
+from missviz.adapters.base import Adapter, Method, checked_method
+from missviz.adapters.linear import linear_with
 from missviz.adapters.mos import MoS, MoSAdapter, joined
 from missviz.analysis.reach import depends_on_weight, reaches
 from missviz.analysis.reach_search import Found, search

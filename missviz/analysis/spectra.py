@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Update, finite_factors, product_spectrum
+from missviz.adapters.update import Update, finite_factors, product_spectrum
 from missviz.analysis.products import Updates, named_updates
 from missviz.machine import one_thread
 

@@ -13,9 +13,10 @@ import torch
 from peft import LoraConfig, MissConfig, get_peft_model
 from torch import Tensor, nn
 
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method
 from missviz.adapters.bat import Bat
 from missviz.adapters.dora import DoRA
+from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.analysis.cost import kept_bytes

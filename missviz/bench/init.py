@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from missviz.adapters.adalora import AdaLoRA
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method
 from missviz.adapters.bat import Bat
 from missviz.adapters.disha import DiSHA
 from missviz.adapters.dora import DoRA
 from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.linear import linear_with
 from missviz.adapters.loha import LoHa
 from missviz.adapters.lora import LoRA
 from missviz.adapters.loraga import LoRAGA

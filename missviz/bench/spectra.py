@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import missviz as mv
-from missviz.adapters.base import Adapter, Method, product_spectrum
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.update import product_spectrum
 from missviz.analysis.products import NEGLIGIBLE
 from missviz.bench.clock import in_turns, one_core_clock, own_garbage, peak_bytes, ratio
 from missviz.bench.results import write_result

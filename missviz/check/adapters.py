@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from missviz.adapters.base import Update
+from missviz.adapters.update import Update
 from missviz.check.feedback import Feedback, unanswered
 from missviz.files import write_whole
 from missviz.peft_folder import write_peft

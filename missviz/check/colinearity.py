@@ -8,8 +8,8 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-from missviz.adapters.base import linear_with
 from missviz.adapters.bat import Bat
+from missviz.adapters.linear import linear_with
 from missviz.analysis.shards import bat_cosine, shard_cosines
 from missviz.analysis.shards import mean_cosine as mean_of_pairs
 from missviz.check.feedback import Feedback, equal, raised, unanswered

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from matplotlib.artist import Artist
 
-from missviz.adapters.base import Method, linear_with
+from missviz.adapters.base import Method
+from missviz.adapters.linear import linear_with
 from missviz.analysis.reach import reaches
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells, beyond, color_limit

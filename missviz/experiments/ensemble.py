@@ -12,7 +12,8 @@ Members never meet: each has its own loss and gradient, and Adam is elementwise.
 import copy
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -23,8 +24,9 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, Method, apply_linear
-from missviz.adapters.training import after_step, penalty, rate_multipliers
+from missviz.adapters.base import Adapter, Memory
+from missviz.adapters.stacking import stack, unstack
+from missviz.adapters.training import after_step, asks_more, penalty, rate_multipliers
 from missviz.experiments.replay import Replay
 from missviz.machine import keep_freed_memory
 
@@ -43,20 +45,6 @@ def never_alone(members: Sequence[Item]) -> list[Item]:
     """A single member twice: a batch of one takes another matrix kernel, which rounds differently,
     and a result would depend on its company."""
     return list(members) * 2 if len(members) == 1 else list(members)
-
-
-class StackedLinear(nn.Module):
-    """Member e maps x[e] (n, in) with its own weight[e] (out, in) and bias[e] (out,)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-
-    def forward(self, x: Float[Tensor, "member n in_"]) -> Float[Tensor, "member n out"]:
-        return apply_linear(x, self.weight, self.bias)
 
 
 class Ensemble:
@@ -80,21 +68,26 @@ class Ensemble:
             raise ValueError('engine="native" needs a stackable model and adapters; use "vmap"')
         self.size = len(models)
         self.engine = "native" if native and engine != "vmap" else "vmap"
-        self.parameters, self.buffers = stack_state(models)
         self._model = models[0]
+        self._state: dict[str, Tensor] = {}
         if self.engine == "native":
-            self._model = stacked_model(models[0], self.parameters | self.buffers)
+            # A weight for each, also where members have the same: a product with one weight for all
+            # rounds differently, and a result would depend on its company.
+            self._model = stack(models, share=False)
         elif asking := [adapter.method.name for adapter in self._adapters if asks_more(adapter)]:
             raise ValueError(
                 f'{asking[0]} needs engine="native", for its penalty or its after_step'
             )
+        else:
+            self._state = stack_state(models)
         self.rate_multipliers = list(rate_multipliers(models[0]).values())
         self._asked_more = any(map(asks_more, self._adapters))
 
     @property
     def trained(self) -> list[Tensor]:
         """The stacked parameters that training changes, each (member, ...)."""
-        return [tensor for tensor in self.parameters.values() if tensor.requires_grad]
+        tensors = self._state.values() or self._model.parameters()
+        return [tensor for tensor in tensors if tensor.requires_grad]
 
     @property
     def _adapters(self) -> list[Adapter]:
@@ -122,48 +115,39 @@ class Ensemble:
         """Trained numbers per member."""
         return sum(tensor[0].numel() for tensor in self.trained)
 
-    def frozen_part(self, x: Float[Tensor, "member n in_"]) -> Any:
-        """What does not change while training on x, for `__call__`; None where there is nothing."""
-        if self.engine == "native" and hasattr(self._model, "frozen_part"):
-            frozen_part: Callable[[Tensor], Any] = self._model.frozen_part  # type: ignore[assignment]
-            with torch.no_grad():
-                return frozen_part(x)
-        return None
+    @contextmanager
+    def remembering(self, inputs: Iterable[Float[Tensor, "member n in_"]]) -> Iterator[None]:
+        """Within it, what is frozen of these inputs is computed once."""
+        memory = Memory(inputs) if self.engine == "native" else None
+        for adapter in self._adapters:
+            adapter.memory = memory
+        try:
+            yield
+        finally:
+            for adapter in self._adapters:
+                adapter.memory = None
 
-    def __call__(
-        self, x: Float[Tensor, "member n in_"], frozen: Any = None
-    ) -> Float[Tensor, "member n out"]:
+    def __call__(self, x: Float[Tensor, "member n in_"]) -> Float[Tensor, "member n out"]:
         if self.engine == "native":
-            return self._model(x) if frozen is None else self._model(x, frozen)
+            output: Tensor = self._model(x)
+            return output
 
-        def one(parameters: Mapping[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            prediction: Tensor = torch.func.functional_call(
-                self._model, {**parameters, **buffers}, (x,)
-            )
+        def one(state: dict[str, Tensor], x: Tensor) -> Tensor:
+            prediction: Tensor = torch.func.functional_call(self._model, state, (x,))
             return prediction
 
-        return torch.func.vmap(one)(self.parameters, self.buffers, x)
+        return torch.func.vmap(one)(self._state, x)
 
     def member(self, index: int, like: ModelT) -> ModelT:
         """A copy of `like` (one of the models passed in) with the present state of one member."""
+        if self.engine == "native":
+            return unstack(self._model, index, like)
         single = copy.deepcopy(like)
-        state = {
-            name: tensor[index].detach().clone()
-            for name, tensor in (self.parameters | self.buffers).items()
-        }
         # What several modules hold has one name here, and fills them all.
         with torch.no_grad():
             for name, tensor in [*single.named_parameters(), *single.named_buffers()]:
-                tensor.copy_(state[name])
+                tensor.copy_(self._state[name][index])
         return single
-
-
-def asks_more(adapter: Adapter) -> bool:
-    """Whether this adapter's method asks for more than a gradient step."""
-    return (
-        type(adapter).penalty is not Adapter.penalty
-        or type(adapter.method).after_step is not Method.after_step
-    )
 
 
 def is_stackable(model: nn.Module) -> bool:
@@ -173,32 +157,13 @@ def is_stackable(model: nn.Module) -> bool:
     )
 
 
-def stack_state(
-    models: Sequence[nn.Module],
-) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+def stack_state(models: Sequence[nn.Module]) -> dict[str, Tensor]:
     """Parameters and buffers by name, each (member, ...)."""
     parameters, buffers = torch.func.stack_module_state(list(models))
     return {
         name: nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
         for name, tensor in parameters.items()
-    }, buffers
-
-
-def stacked_model(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of `model` that holds stacked tensors and batched linear layers."""
-    stacked = copy.deepcopy(model)
-    for parent in list(stacked.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, StackedLinear(child))
-    # By identity: a parameter that several modules hold is in `tensors` under one of its names.
-    places = {**dict(stacked.named_parameters()), **dict(stacked.named_buffers())}
-    stack = {id(places[path]): tensor for path, tensor in tensors.items()}
-    for module in stacked.modules():
-        for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None:
-                setattr(module, leaf, stack[id(tensor)])
-    return stacked
+    } | buffers
 
 
 @dataclass(frozen=True)
@@ -239,14 +204,13 @@ def train(
         raise ValueError("nothing to train: every parameter is frozen")
     if replay and not ensemble.replayable:
         raise ValueError("replay=True needs a GPU and methods without penalty and after_step")
-    frozen = {split: ensemble.frozen_part(x) for split, (x, _) in splits.items()}
     trained = ensemble.trained
     optimiser = Adam(trained, learning_rates, ensemble.rate_multipliers)
 
     def missed(split: str) -> tuple[Tensor, Tensor]:
         """The prediction and what it is off by."""
         x, y = splits[split]
-        prediction = ensemble(x, frozen[split])
+        prediction = ensemble(x)
         return prediction, prediction.detach() - y
 
     def evaluate() -> tuple[Tensor, Tensor, Tensor]:
@@ -281,11 +245,12 @@ def train(
     started = time.perf_counter()
     take_step = Replay(one_step) if replay else one_step
     history = []
-    for step in range(1, steps + 1):
-        history.append(take_step())
-        ensemble.after_step(step, gradients)
-    with torch.no_grad():
-        history.append(evaluate()[0])
+    with ensemble.remembering(x for x, _ in splits.values()):
+        for step in range(1, steps + 1):
+            history.append(take_step())
+            ensemble.after_step(step, gradients)
+        with torch.no_grad():
+            history.append(evaluate()[0])
     errors = torch.stack(history, -1).double().cpu().numpy()
     losses = {
         split: error**2 / y[0].numel()

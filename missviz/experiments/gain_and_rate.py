@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from missviz.adapters import validation
-from missviz.adapters.base import linear_with
+from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.experiments.ensemble import Adam
 from missviz.machine import one_thread

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import Adapter, linear_with
 from missviz.adapters.fixed_factor import make_factor
+from missviz.adapters.linear import linear_with
 from missviz.experiments.data import OwnData
 from missviz.experiments.ensemble import Ensemble, never_alone, train
 from missviz.randomness import generator_for, normal, uniform
@@ -46,19 +46,8 @@ class TwoLayerNet(nn.Module):
         self.fc1 = _linear(in_features, WIDTH, generator)
         self.fc2 = _linear(WIDTH, out_features, generator)
 
-    def frozen_part(self, x: Float[Tensor, "*batch in_"]) -> Any:
-        """What no step changes of the first layer's output once it has an adapter."""
-        return self.fc1.frozen_part(x) if isinstance(self.fc1, Adapter) else None
-
-    def forward(
-        self, x: Float[Tensor, "*batch in_"], frozen: Any = None
-    ) -> Float[Tensor, "*batch out"]:
-        if frozen is None:
-            hidden = self.fc1(x)
-        else:
-            assert isinstance(self.fc1, Adapter)
-            hidden = self.fc1.from_frozen(x, frozen)
-        output: Tensor = self.fc2(torch.relu(hidden))
+    def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
+        output: Tensor = self.fc2(torch.relu(self.fc1(x)))
         return output
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from missviz.adapters.attach import attach
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import linear_with
 from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 

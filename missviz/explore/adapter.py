@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from missviz.adapters.base import Update
+from missviz.adapters.update import Update
 from missviz.analysis.comparison import random_like
 from missviz.analysis.inspection import Base, inspect_adapter
 from missviz.analysis.products import Updates, named_updates

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.trial import on_layer

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.base import linear_with
+from missviz.adapters.linear import linear_with
 from missviz.adapters.miss import MiSS, MiSSAdapter
 from missviz.displays.shards import COLORS, HUES, ShardDisplay
 from missviz.explore.panel import Panel

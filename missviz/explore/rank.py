@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from missviz.adapters import validation
-from missviz.adapters.base import Method, linear_with
+from missviz.adapters.base import Method
 from missviz.adapters.bat import Bat
 from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from missviz.adapters import validation
-from missviz.adapters.base import Method, linear_with
+from missviz.adapters.base import Method
+from missviz.adapters.linear import linear_with
 from missviz.adapters.mos import MoS
 from missviz.adapters.trial import on_layer
 from missviz.analysis.sharing import is_pure_sharing, layer_targets, on_layers, sharing_table

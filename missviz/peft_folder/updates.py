@@ -9,13 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from missviz.adapters.base import Adapter, Update, linear_with
+from missviz.adapters.base import Adapter
 from missviz.adapters.bat import Bat
+from missviz.adapters.linear import linear_with
 from missviz.adapters.loha import hadamard_factors
 from missviz.adapters.miss import MiSS
 from missviz.adapters.olora import OLoRA
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.shards import copies_of
+from missviz.adapters.update import Update
 from missviz.peft_folder.config import BASE, CONFIG, Config
 from missviz.peft_folder.untrusted import TensorFile, Weights, promoted, shown
 

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.adalora import AdaLoRA
-from missviz.adapters.base import Adapter, Update
+from missviz.adapters.base import Adapter
 from missviz.adapters.bat import Bat
 from missviz.adapters.dora import DoRA
 from missviz.adapters.loha import LoHa
 from missviz.adapters.lora import LoRAAdapter
 from missviz.adapters.miss import MiSS
 from missviz.adapters.training import adapters_in
+from missviz.adapters.update import Update
 from missviz.adapters.vera import VeRA, VeRAAdapter
 from missviz.peft_folder.config import BASE, CONFIG, PREFIX, TENSORS
 from missviz.peft_folder.untrusted import is_plain

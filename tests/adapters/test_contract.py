@@ -197,12 +197,20 @@ class TenthAdapter(Adapter):
             return self.base.weight, torch.eye(self.in_features).to(self.base.weight)
         return None
 
-    def forward(self, x: torch.Tensor, base_output: torch.Tensor | None = None) -> torch.Tensor:
-        if self.fault == "changes base_output" and base_output is not None:
-            return base_output.add_(self.correction(x))
-        if self.fault == "changes x" and base_output is not None:
-            return super().forward(x, base_output) + 0 * x.detach().mul_(2).sum()
-        return super().forward(x, base_output)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.fault == "view":
+            x.view(-1)
+        if self.fault == "changes what is kept":
+            (y, z), _ = self.begun(x)
+            return y.add_(self.correction(z)).reshape(*x.shape[:-1], self.out_features)
+        if self.fault == "changes x" and self.memory is not None:
+            return super().forward(x) + 0 * x.detach().mul_(2).sum()
+        return super().forward(x)
+
+    def frozen(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.fault == "a trained number in frozen":
+            return self.base(x) + x @ self.base.weight.mT * self.c, 0 * x
+        return super().frozen(x)
 
     def correction(self, x: torch.Tensor) -> torch.Tensor:
         c = self.c.detach() if self.fault == "gradient" else self.c
@@ -211,8 +219,6 @@ class TenthAdapter(Adapter):
             y = y + 0 * torch.rand(1).item()
         if self.fault == "value branch" and self.c.abs().sum() > 9:
             y = y + 1
-        if self.fault == "view":
-            x.view(-1)
         if self.fault == "eval" and not self.training:
             y = 2 * y
         return y * 1.001 if self.fault == "forward" else y
@@ -237,7 +243,8 @@ def test_checker_passes_the_readers_own_method() -> None:
         ("value branch", "raised RuntimeError"),
         ("view", "raised RuntimeError"),
         ("eval", "eval mode"),
-        ("changes base_output", "must not change base_output"),
+        ("changes what is kept", "a second forward on the same x gives something else"),
+        ("a trained number in frozen", "`frozen` gives must not depend on trained"),
         ("changes x", "must not change x"),
     ],
 )

@@ -138,7 +138,6 @@ def test_columns_are_the_published_script() -> None:
     trained = [adapter.A, adapter.B, adapter.m]
     ours, theirs = adapter(x), script(adapter, x)
     assert close(ours, theirs)
-    assert close(adapter(x, adapter.base(x)), theirs)
     pull = random(5, OUT, seed=3)
     for left, right in zip(
         torch.autograd.grad((ours * pull).sum(), trained),

@@ -16,7 +16,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import missviz as mv
-from missviz.adapters.base import Adapter, Method, linear_with
+from missviz.adapters.base import Adapter, Method
+from missviz.adapters.linear import linear_with
 from missviz.analysis.inspection import PART
 from missviz.testing import bound, random_linear, randomise
 

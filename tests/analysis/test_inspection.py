@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import missviz as mv
-from missviz.adapters.base import Update
+from missviz.adapters.update import Update
 from missviz.analysis.inspection import MOST_VALUES
 from missviz.analysis.products import Product, decompose, shortened
 from missviz.testing import random_linear, randomise

@@ -13,7 +13,8 @@ from own_methods import OWN, Bent, GainMiSS, Halved, Shift
 from torch import nn
 
 import missviz as mv
-from missviz.adapters.base import Method, linear_with
+from missviz.adapters.base import Method
+from missviz.adapters.linear import linear_with
 from missviz.analysis import reach_search
 from missviz.analysis.reach import _CAPTURED, _bound, reaches
 from missviz.testing import randomise

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import missviz as mv
-from missviz.adapters.base import Update
+from missviz.adapters.update import Update
 from missviz.analysis import spectra as module_under_test
 from missviz.analysis.products import Product
 from missviz.analysis.spectra import effective_rank, energy, stable_rank

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from experiments import oracle
 
 import missviz as mv
 from missviz.adapters.base import Method
+from missviz.adapters.linear import Product
 from missviz.adapters.miss import MiSSAdapter
+from missviz.adapters.shards import shard_sums
 from missviz.experiments import ensemble, tasks
 from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
@@ -122,14 +125,13 @@ def noise(x: torch.Tensor) -> torch.Tensor:
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], dict[str, object]]] = {
     "none": lambda patch: {},
     "update times zero": lambda patch: patch.setattr(
-        MiSSAdapter, "last_factor", lambda self: self.D * 0
+        MiSSAdapter, "correction", lambda self, z: Product(self.D * 0, z)
     ) or {},
     "update times two": lambda patch: patch.setattr(
-        MiSSAdapter, "last_factor", lambda self: self.D * 2
+        MiSSAdapter, "correction", lambda self, z: Product(self.D * 2, z)
     ) or {},
-    # A correction of one's own counts, and not the features that it was to be made from.
-    "another correction": lambda patch: patch.setattr(
-        MiSSAdapter, "correction", lambda self, x: (x @ self.delta().mT) * 2
+    "shard sums of half the input": lambda patch: patch.setattr(
+        MiSSAdapter, "frozen", lambda self, x: (self.base(x), shard_sums(x / 2, 4, "tiled"))
     ) or {},
     "block for tiled layout": lambda patch: {"as_run": mv.MiSS(4, layout="block")},
     "rows for columns": lambda patch: {"as_run": mv.MiSS(4, share="rows")},
@@ -170,16 +172,22 @@ def test_every_mutant_is_caught(
 
 
 class OwnCorrection:
-    def correction(self, x: torch.Tensor) -> torch.Tensor:
-        return 2 * super().correction(x)  # type: ignore[misc]
+    def correction(self, z: Any) -> torch.Tensor | Product:
+        return 2 * super().correction(z)  # type: ignore[misc]
+
+
+class OwnFrozen:
+    def frozen(self, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        y, z = super().frozen(x)  # type: ignore[misc]
+        return 2 * y, z
 
 
 class OwnForward:
-    def forward(self, x: torch.Tensor, base_output: torch.Tensor | None = None) -> torch.Tensor:
-        return 2 * super().forward(x, base_output)  # type: ignore[misc]
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("own", [OwnCorrection, OwnForward])
+@pytest.mark.parametrize("own", [OwnCorrection, OwnFrozen, OwnForward])
 @pytest.mark.parametrize(
     "method", [mv.LoRA(2), mv.MiSS(4), mv.MiSS(4, share="rows"), mv.FixedFactor(4), mv.PiSSA(2)]
 )
@@ -191,11 +199,13 @@ def test_what_a_subclass_overrides_counts_in_an_ensemble(method: Method, own: ty
     for model in models:
         randomise(model.fc1)
     as_it_was = [model(rows) for model, rows in zip(models, x, strict=True)]
+    kind = type("Own", (own, type(models[0].fc1)), {})
     for model in models:
-        kind = type(model.fc1)
-        model.fc1.__class__ = type("Own", (own, kind), {})
+        model.fc1.__class__ = kind
     together = ensemble.Ensemble(models, "native")
-    y = together(x, together.frozen_part(x))
+    with together.remembering([x]):
+        y, again = together(x), together(x)
+    assert torch.equal(y, again)
     for model, rows, found, before in zip(models, x, y, as_it_was, strict=True):
         assert torch.allclose(found, model(rows), atol=1e-5)
         assert not torch.allclose(found, before, atol=1e-2)

@@ -10,7 +10,7 @@ from helpers import drawn, pixels, random
 from own_methods import OWN, Bent, GainMiSS, Halved, Shift
 
 import missviz as mv
-from missviz.adapters.base import linear_with
+from missviz.adapters.linear import linear_with
 from missviz.displays import ShardDisplay
 from missviz.experiments.gain_and_rate import linear_task
 from missviz.explore.methods import family, size_of, within

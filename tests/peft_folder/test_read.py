@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import missviz as mv
-from missviz.adapters.base import Update
+from missviz.adapters.update import Update
 
 ALL = ["q", "up", "down"]
 PATTERNS: dict[str, Any] = dict(
