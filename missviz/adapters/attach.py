@@ -8,11 +8,13 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from missviz.adapters.base import Adapter, Method, checked_method, own_loading, share_frozen
 from missviz.adapters.conv1d import as_it_was, as_linear, is_linear
 from missviz.adapters.full import FrozenFineTuning
 from missviz.adapters.linear import linear_with
+from missviz.adapters.validation import is_plain
 from missviz.randomness import generator_for
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -41,7 +43,9 @@ def attach(
         method: what to attach.
         targets: a glob ("fc*"), a compiled regular expression, or a list of names or globs.
             Names and globs match a layer's full dotted name or its end: "q_proj" finds
-            "layers.0.attn.q_proj". A regular expression must match the full name.
+            "layers.0.attn.q_proj". A regular expression must match the full name. A subclass of
+            nn.Linear whose forward is something else than W x + b (a router, a quantised layer) is
+            passed over by patterns, and refused where it is named.
         seed: with the layer's name, decides each layer's random start: neither order nor company
             matters.
         trainable: names (as in `targets`) of modules or parameters without an adapter, to train
@@ -190,6 +194,9 @@ def _matching_layers(model: nn.Module, targets: Targets) -> list[str]:
     matched: set[str] = set()
     for pattern in _patterns("targets", targets):
         hits = {name for name in layers if _matches(name, pattern)}
+        if not isinstance(pattern, str) or any(sign in pattern for sign in "*?["):
+            # All of them, where none can be: the sentence then says why.
+            hits = {name for name in hits if _can_be_adapted(layers[name])} or hits
         if not hits:
             _explain_no_match(model, pattern, layers)
         matched |= hits
@@ -201,6 +208,13 @@ def _matching_layers(model: nn.Module, targets: Targets) -> list[str]:
                 "missviz.detach or missviz.merge it first"
             )
     return [name for name in layers if name in matched]
+
+
+def _can_be_adapted(layer: nn.Module) -> bool:
+    """False for an nn.Linear that computes something else, as routers and quantised layers do."""
+    if isinstance(layer, nn.Linear) and not is_lazy(layer.weight):
+        return is_plain(layer)
+    return True
 
 
 def _explain_no_match(

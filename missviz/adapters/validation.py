@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from missviz.randomness import generator_for, normal
+
 Check = Callable[[str, Any], Any]
 """(name, value) → the value as it is kept; raises TypeError or ValueError that names both."""
 
@@ -112,17 +114,34 @@ def divides(name: str, value: int, **sizes: int) -> None:
     raise ValueError(f"{name}={value} does not divide {size}={sizes[size]}; nearest: {nearest}")
 
 
+def is_plain(linear: nn.Linear) -> bool:
+    """Whether forward is W x + b: nn.Linear's own, or one that gives that for a few numbers."""
+    if type(linear).forward is nn.Linear.forward and "forward" not in vars(linear):
+        return True
+    weight = linear.weight
+    x = normal((2, linear.in_features), 1.0, generator_for("plain")).to(weight)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            y, right = linear.forward(x), nn.functional.linear(x, weight, linear.bias)
+            close = torch.allclose(
+                y, right, rtol=0, atol=8 * torch.finfo(weight.dtype).eps * float(right.abs().max())
+            )
+    except Exception:  # it is someone else's code
+        return False
+    return close and y.dtype == right.dtype
+
+
+def eps(weight: torch.Tensor) -> float:
+    """The distance from 1 to the next number of its dtype."""
+    return torch.finfo(weight.dtype).eps
+
+
 def linear_layer(module: Any) -> None:
     """Raise unless `module` is a linear layer with non-empty floating-point weights."""
     if not isinstance(module, nn.Linear):
         raise TypeError(
             f"linear: expected an nn.Linear, got {type(module).__name__}; "
             "adapters go on linear layers"
-        )
-    if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
-        raise TypeError(
-            f"a {type(module).__name__} whose forward is not nn.Linear's cannot be adapted, as it "
-            "need not be W x + b; leave it out of targets"
         )
     if is_lazy(module.weight):
         raise ValueError("the linear layer has no weights yet; run one batch through the model")
@@ -133,6 +152,11 @@ def linear_layer(module: Any) -> None:
         )
     if module.weight.numel() == 0:
         raise ValueError(f"weight of shape {tuple(module.weight.shape)} is empty")
+    if not is_plain(module):
+        raise TypeError(
+            f"a {type(module).__name__} whose forward is not W x + b cannot be adapted; leave it out "
+            "of targets"
+        )
 
 
 def not_finite(values: torch.Tensor) -> int:

@@ -1,5 +1,7 @@
 """Layers that are not quite nn.Linear: adapted rightly, or refused in words."""
 
+import re
+
 import pytest
 import torch
 from helpers import close, raises_one_sentence, random
@@ -101,12 +103,50 @@ def test_a_forward_of_its_own_is_refused() -> None:
     patched.forward = lambda x: 0 * x  # type: ignore[method-assign]
     plain = type("Renamed", (nn.Linear,), {})(4, 4)
     model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4))
-    sentence = "whose forward is not nn.Linear's cannot be adapted"
+    sentence = "whose forward is not W x + b cannot be adapted"
     raises_one_sentence(lambda: mv.MiSS(2).on(Scaled(4, 4)), TypeError, f"a Scaled {sentence}")
     raises_one_sentence(lambda: mv.MiSS(2).on(patched), TypeError, f"a Linear {sentence}")
-    raises_one_sentence(lambda: mv.attach(model, mv.MiSS(2)), TypeError, f"0: a Scaled {sentence}")
+    for names in ("0", ["0", "1"]):
+        raises_one_sentence(
+            lambda names=names: mv.attach(model, mv.MiSS(2), names),
+            TypeError,
+            f"0: a Scaled {sentence}",
+        )
+    only = nn.Sequential(Scaled(4, 4))
+    raises_one_sentence(lambda: mv.attach(only, mv.MiSS(2)), TypeError, f"0: a Scaled {sentence}")
+    for pattern in ("*", re.compile(".*")):
+        attached = mv.attach(model, mv.MiSS(2), pattern)
+        assert [type(part).__name__ for part in attached] == ["Scaled", "MiSSAdapter"]
     assert mv.MiSS(2).on(plain)(torch.ones(1, 4)).shape == (1, 4)
     assert mv.attach(model, mv.MiSS(2), "1")(torch.ones(1, 4)).shape == (1, 4)
+
+
+class ByHand(nn.Linear):
+    """W x + b in other words, as transformers' Falcon has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T + self.bias
+
+
+class Rough(nn.Linear):
+    """W x + b, rounded."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.half().to(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_forward_that_is_w_x_plus_b_in_other_words_is_taken(dtype: torch.dtype) -> None:
+    layer = ByHand(12, 8).to(dtype)
+    adapter = mv.attach(nn.Sequential(layer), mv.MiSS(2))[0]
+    randomise(adapter)
+    x = random(3, 12).to(dtype)
+    plain = mv.MiSS(2).on(nn.Linear(12, 8).to(dtype))
+    plain.load_state_dict(adapter.state_dict())
+    assert close(adapter(x), plain(x), 1e-12 if dtype == torch.float64 else 2e-2)
+    if dtype != torch.bfloat16:
+        with pytest.raises(TypeError, match="a Rough whose forward is not"):
+            mv.MiSS(2).on(Rough(12, 8).to(dtype))
 
 
 @pytest.mark.parametrize("training", [True, False])
