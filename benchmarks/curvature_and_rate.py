@@ -1,6 +1,6 @@
-"""Does the curvature at the start tell the best rate? Every method of "no free lunch", on its tasks.
+"""Does the curvature at the start tell the best rate? Every method of "no free lunch", each task.
 
-    OMP_NUM_THREADS=1 python benchmarks/curvature_and_rate.py [--seeds 10] [--out benchmarks/results]
+    OMP_NUM_THREADS=1 python benchmarks/curvature_and_rate.py [--seeds 10] [--out FOLDER]
 
 For each task, method and seed: λ_max of the training loss at the start
 (`missviz.analysis.curvature`); full-batch gradient descent at rates f · 2/λ_max, f in half octaves;

@@ -87,6 +87,7 @@ class _Hessian:
             validation.finite("the loss", value.detach())
             if not value.requires_grad:
                 raise ValueError("the loss does not depend on what the model trains")
+            _refuse_once_differentiable(value)
             found = self._differentiated(value.reshape(()), create_graph=True)
         # A number that the loss is linear in has a gradient without a graph.
         self._gradients = [one if one.requires_grad else None for one in found]
@@ -114,6 +115,21 @@ class _Hessian:
         except RuntimeError as error:
             reason = (str(error).splitlines() or [""])[0]
             raise ValueError(f"the loss has no second derivative: {reason}") from error
+
+
+def _refuse_once_differentiable(value: Tensor) -> None:
+    """ValueError where a part of the loss says that its gradient is a constant, which it is not:
+    autograd would go on without it, and give a wrong Hessian."""
+    found, seen = [value.grad_fn], set()
+    for node in found:
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+        if getattr(backward, "__globals__", None) is vars(torch.autograd.function):
+            name = type(node).__name__.removesuffix("Backward")
+            raise ValueError(f"the loss has no second derivative: {name} is once differentiable")
+        found += [following for following, _ in node.next_functions]
 
 
 @torch.no_grad()
