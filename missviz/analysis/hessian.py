@@ -88,7 +88,7 @@ class _Hessian:
             if not value.requires_grad:
                 raise ValueError("the loss does not depend on what the model trains")
             _refuse_once_differentiable(value)
-            found = self._differentiated(value.reshape(()), create_graph=True)
+            found = self._derivative(value.reshape(()), create_graph=True)
         # A number that the loss is linear in has a gradient without a graph.
         self._gradients = [one if one.requires_grad else None for one in found]
 
@@ -104,14 +104,20 @@ class _Hessian:
             if not terms:
                 return torch.zeros_like(v)
             total = torch.stack([term.to(terms[0]) for term in terms]).sum()
-            found = self._differentiated(total, retain_graph=True)
+            found = self._derivative(total, create_graph=False)
         product = torch.cat([one.detach().reshape(-1).to(v) for one in found])
         validation.finite("a Hessian-vector product", product)
         return product
 
-    def _differentiated(self, value: Tensor, **options: bool) -> tuple[Tensor, ...]:
+    def _derivative(self, value: Tensor, create_graph: bool) -> tuple[Tensor, ...]:
         try:
-            return torch.autograd.grad(value, self._trained, materialize_grads=True, **options)
+            return torch.autograd.grad(
+                value,
+                self._trained,
+                retain_graph=True,
+                create_graph=create_graph,
+                materialize_grads=True,
+            )
         except RuntimeError as error:
             reason = (str(error).splitlines() or [""])[0]
             raise ValueError(f"the loss has no second derivative: {reason}") from error
