@@ -12,9 +12,11 @@ the protocol's points and steps.
     best     the rate with the lowest training loss at the end
     ratio    that rate over 2/λ_max
 
-It prints one row per task and method, means over seeds (geometric; a 95 % interval is that value
-divided and multiplied by `…_times`; how many seeds have a rate on the edge of its grid), and for each task how the rates of different methods go along with 2/λ_max: the correlation
-and the slope of their logarithms. Written as JSON with the machine's name in it.
+It prints one row per task and method: geometric means over seeds (a 95 % interval is that value
+divided and multiplied by its `_times`), and how many seeds have a rate on the edge of its grid.
+Then for each task how the rates of different methods go along with 2/λ_max: correlation and slope
+of their logarithms, and the largest over the smallest, of rates and of ratios. Written as JSON with
+the machine's name in it.
 """
 
 import argparse

@@ -119,7 +119,8 @@ def gradient_variance(
         for count, batch in enumerate(batches, start=1):
             for name, gradients in adapter_gradients(attached, on(batch)).items():
                 # Welford: no difference of two large sums.
-                mean = means.setdefault(name, [g.double().zero_() for g in gradients])
+                zeros = [torch.zeros_like(g, dtype=torch.float64) for g in gradients]
+                mean = means.setdefault(name, zeros)
                 for own, gradient in zip(mean, gradients, strict=True):
                     off = gradient.double() - own
                     own += off / count
