@@ -66,7 +66,7 @@ def curvature(
 
 
 class _Hessian:
-    """∂²L/∂θ² as a map of vectors (n,) in float64, for the n numbers that `model` trains."""
+    """∂²L/∂θ² as a map of rows (1, n) in float64, for the n numbers that `model` trains."""
 
     def __init__(self, model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> None:
         if not isinstance(model, nn.Module):
@@ -92,8 +92,8 @@ class _Hessian:
         # A number that the loss is linear in has a gradient without a graph.
         self._gradients = [one if one.requires_grad else None for one in found]
 
-    def __call__(self, v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        parts = v.split([one.numel() for one in self._trained])
+    def __call__(self, v: Float[Tensor, "1 n"]) -> Float[Tensor, "1 n"]:
+        parts = v[0].split([one.numel() for one in self._trained])
         with torch.enable_grad():
             # ∂⟨∂L/∂θ, v⟩/∂θ. Given to autograd as a direction, v would make it load SymPy.
             terms = [
@@ -105,7 +105,7 @@ class _Hessian:
                 return torch.zeros_like(v)
             total = torch.stack([term.to(terms[0]) for term in terms]).sum()
             found = self._derivative(total, create_graph=False)
-        product = torch.cat([one.detach().reshape(-1).to(v) for one in found])
+        product = torch.cat([one.detach().reshape(-1).to(v) for one in found]).unsqueeze(0)
         validation.finite("a Hessian-vector product", product)
         return product
 
@@ -145,28 +145,30 @@ def _largest_eigenvalue(hessian: _Hessian, tolerance: float, most_products: int)
     rows = min(BASIS, hessian.size)
     V = torch.zeros(rows, hessian.size, dtype=torch.float64, device=hessian.device)
     T = torch.zeros(rows, rows, dtype=torch.float64)
-    v = normal((hessian.size,), 1.0, generator_for("curvature", hessian.size)).to(V)
+    v = normal((1, hessian.size), 1.0, generator_for("curvature", hessian.size)).to(V)
     v = v / torch.linalg.norm(v)
     count, last, found = 0, float("nan"), float("nan")
     residual = scale = float("inf")
-    for _ in range(most_products):
-        V[count] = v
+    products = 0
+    while products < most_products:
+        products += 1
+        V[count : count + 1] = v
         known = V[: count + 1]
         w = hessian(v)
-        along = known @ w
+        along = w @ known.mT
         w = w - along @ known
-        w = w - (known @ w) @ known  # once more, for what rounding left
-        T[count, : count + 1] = T[: count + 1, count] = along.cpu()
+        w = w - (w @ known.mT) @ known  # once more, for what rounding left
+        T[count, : count + 1] = T[: count + 1, count] = along[0].cpu()
         count += 1
         values, vectors = torch.linalg.eigh(T[:count, :count])
         last, found, scale = found, float(values[-1]), float(values.abs().max())
         rest = float(torch.linalg.norm(w))
         residual = rest * abs(float(vectors[-1, -1]))
         if residual <= tolerance * scale:
-            top = vectors[:, -1].to(V) @ known
+            top = vectors[:, -1:].mT.to(V) @ known
             # What the recurrence says, tried: a model in low precision may not keep it.
             turned = hessian(top)
-            found = float(top @ turned)
+            found = float((top * turned).sum())
             residual = float(torch.linalg.norm(turned - found * top))
             if residual <= 2 * tolerance * scale:
                 return found
@@ -177,7 +179,7 @@ def _largest_eigenvalue(hessian: _Hessian, tolerance: float, most_products: int)
             count = KEPT
         v = w / rest
     raise RuntimeError(
-        f"curvature did not converge to {tolerance:g} in {most_products} Hessian-vector products; "
+        f"curvature did not converge to {tolerance:g} in {products} Hessian-vector products; "
         f"last change {abs(found - last) / scale:.1e} of λ = {found:.6g}, residual "
         f"{residual / scale:.1e}; give a larger tolerance, more products, or a model in float64"
     )
