@@ -12,7 +12,7 @@ To write your own, and to hold it to the contract that those keep:
 On a whole model, and in a training loop:
     attach, merge, detach; stack; param_groups, penalty, after_step
 What ΔW looks like:
-    spectrum, spectra, reach, compare, inspect_adapter, initial_gradient_norms
+    spectrum, spectra, reach, compare, inspect_adapter, initial_gradient_norms; analysis
 Folders of Hugging Face PEFT:
     read_peft, write_peft
 Panels, figures, training, exercises:
@@ -32,7 +32,7 @@ import torch  # noqa: F401
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from missviz import check, displays, experiments, explore, testing
+    from missviz import analysis, check, displays, experiments, explore, testing
     from missviz.adapters.adalora import AdaLoRA
     from missviz.adapters.attach import attach, detach, merge
     from missviz.adapters.base import Adapter, Method
@@ -109,7 +109,7 @@ _HOME = {
     "write_peft": "peft_folder",
     "lecture": "style",
 }
-_MODULES = ("check", "displays", "experiments", "explore", "testing")
+_MODULES = ("analysis", "check", "displays", "experiments", "explore", "testing")
 
 __all__ = [
     "S2FT",
@@ -137,6 +137,7 @@ __all__ = [
     "Update",
     "VeRA",
     "after_step",
+    "analysis",
     "attach",
     "check",
     "compare",

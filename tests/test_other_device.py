@@ -6,6 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from methods_under_test import IDS, VARIANTS
@@ -126,6 +127,36 @@ def test_spectra_and_inspection(method: Method, device: str) -> None:
         for base in (model(), model().to(device))
     )
     np.testing.assert_allclose(there, here, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", FEW, ids=str)
+def test_curvature_gradients_and_directions(method: Method, device: str) -> None:
+    def loss(network: nn.Module) -> Tensor:
+        return network(inputs(network)).square().mean()
+
+    def on(network: nn.Module, rows: slice) -> Tensor:
+        return network(inputs(network)[rows]).square().mean()
+
+    def tables(base: nn.Module) -> list[pd.DataFrame]:
+        halves = [slice(0, 2), slice(2, 4)]
+        return [
+            mv.analysis.layer_gradients(base, loss, [method]),
+            mv.analysis.gradient_variance(base, on, halves, [method]),
+            mv.analysis.bat_cosines(base, mv.Bat(2)),
+            mv.analysis.directions(attached(base, method), 2),
+        ]
+
+    here, there = attached(model(), method), attached(model().to(device), method)
+    wanted = mv.analysis.curvature(here, loss)
+    assert mv.analysis.curvature(there, loss) == pytest.approx(wanted, rel=1e-6)
+    for one, other in zip(tables(model()), tables(model().to(device)), strict=True):
+        pd.testing.assert_frame_equal(other, one, rtol=1e-6, atol=1e-9)
+    for one, other in zip(
+        mv.analysis.weight_spectra(there).values(),
+        mv.analysis.weight_spectra(here).values(),
+        strict=True,
+    ):
+        assert all(torch.allclose(a.cpu(), b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("method", [mv.LoRA(2), mv.MiSS(4), mv.S2FT(2)], ids=str)

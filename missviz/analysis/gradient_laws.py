@@ -1,7 +1,8 @@
 """How large a first gradient is, from G = ∂L/∂W alone: one formula per method.
 
 All are over ‖G‖, which is full fine-tuning's first gradient and frozen fine-tuning's, exactly.
-d = out_features, k = in_features.
+d = out_features, k = in_features. `missviz.analysis.layer_gradients` has them beside what is
+measured.
 """
 
 import math
@@ -53,3 +54,32 @@ def pissa_law(
     """
     leading = float(singular_values[:rank].sum())
     return math.sqrt(leading * (1 / in_features + 1 / out_features))
+
+
+def fixed_law(rank: int, in_features: int, gain: float = 1.0) -> float:
+    """c √(r/k): that of D in ΔW = D F, for a random frozen F of gain c = ‖F‖_F / √r.
+
+    ∂L/∂D = G Fᵀ. A mean over draws, for orthonormal and for Gaussian rows.
+    """
+    return gain * math.sqrt(rank / in_features)
+
+
+def bat_law(block_size: int, in_features: int, correlation: float, omega: float) -> float:
+    """√(1 + (g − 1) ρ + ω²b), g = k/b: Bat's first gradient over full fine-tuning's.
+
+    ∂L/∂D_o = Σ_i (G_oi + W_oiᵀ G_oi). The first sum is that of MiSS with r = b, which is W₀ = 0.
+    In the second, entries of W₀ that are independent of G and of each other, with mean 0 and mean
+    square ω², give each ‖G_oi‖² ω²b, and nothing together with another. Input-indexed: k and ρ are
+    those of Gᵀ.
+    """
+    return math.sqrt(miss_law(block_size, in_features, correlation) ** 2 + omega**2 * block_size)
+
+
+def dora_law(direction: float, along: float, norm_gradient: bool) -> float:
+    """√(l² + p): DoRA's, l = `direction` what `lora_law` gives, p = `along` the share of ‖G‖² along
+    W₀'s own rows (columns).
+
+    ∂L/∂m is that part of G. B sees all of G where ‖V‖ is constant in backward; where it moves
+    (`norm_gradient`) only the rest of it: √(l² (1 − p) + p).
+    """
+    return math.sqrt(direction**2 * (1 - along if norm_gradient else 1) + along)

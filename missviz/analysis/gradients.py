@@ -1,6 +1,8 @@
-"""Initial gradient norms: how large the first gradient of each method is, on the user's model."""
+"""First gradients of every method on the user's model: how large they are, and how much they vary
+from batch to batch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -10,10 +12,13 @@ from missviz.adapters import validation
 from missviz.adapters.attach import Targets, attach
 from missviz.adapters.base import Adapter, Method, checked_method
 
+Loss = Callable[[nn.Module], Tensor]
+"""model → a scalar."""
+
 
 def initial_gradient_norms(
     model: nn.Module,
-    loss: Callable[[nn.Module], Tensor],
+    loss: Loss,
     methods: Sequence[Method],
     ranks: Sequence[int] | None = None,
     seeds: int | Iterable[int] = 1,
@@ -37,53 +42,163 @@ def initial_gradient_norms(
         TypeError, ValueError: naming the argument; also where the loss is not a scalar or not
             finite.
     """
-    if isinstance(methods, Method):
-        raise TypeError(f"methods={methods} is one method; give a list, such as [{methods!r}]")
-    counted = isinstance(seeds, int)
-    chosen = range(validation.positive_int("seeds", seeds)) if counted else seeds
     rows = []
-    for method in methods:
-        checked_method("one of methods", method)
-        # A method without a rank is the same at each, and runs once.
-        variants = [method] if ranks is None else dict.fromkeys(map(method.with_rank, ranks))
-        for variant in variants:
-            for seed in chosen:  # type: ignore[union-attr]
-                calibration = loss if variant.needs_gradient else None
-                attached = attach(model, variant, targets, seed=seed, calibration=calibration)
-                squares = _squared_norms(attached, loss)
-                shown = {
-                    "family": method.name,
-                    "method": variant.name,
-                    "rank": getattr(variant, "rank", getattr(variant, "block_size", None)),
-                    "seed": seed,
-                }
-                rows += [
-                    shown | {"module": name, "norm": square**0.5, "num_parameters": count}
-                    for name, (square, count) in squares.items()
-                ]
-                total, count = (sum(part) for part in zip(*squares.values(), strict=True))
-                rows.append(shown | {"module": "*", "norm": total**0.5, "num_parameters": count})
+    for method, variant, seed in _cases(methods, ranks, seeds):
+        attached = _attached(model, variant, targets, seed, loss)
+        squares = {
+            name: (sum(map(_square, gradients)), _count(gradients))
+            for name, gradients in adapter_gradients(attached, loss).items()
+        }
+        shown = {
+            "family": method.name,
+            "method": variant.name,
+            "rank": getattr(variant, "rank", getattr(variant, "block_size", None)),
+            "seed": seed,
+        }
+        rows += [
+            shown | {"module": name, "norm": square**0.5, "num_parameters": count}
+            for name, (square, count) in squares.items()
+        ]
+        total, count = (sum(part) for part in zip(*squares.values(), strict=True))
+        rows.append(shown | {"module": "*", "norm": total**0.5, "num_parameters": count})
     return pd.DataFrame(rows)
 
 
-def _squared_norms(
-    attached: nn.Module, loss: Callable[[nn.Module], Tensor]
-) -> dict[str, tuple[float, int]]:
-    """Per adapted module: ‖gradient‖² and the number of parameters."""
+def gradient_variance(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Tensor],
+    batches: Iterable[Any],
+    methods: Sequence[Method],
+    seeds: int | Iterable[int] = 1,
+    *,
+    targets: Targets = "*",
+) -> pd.DataFrame:
+    """E‖g_b − g‖² / ‖g‖²: how far the first gradients of minibatches are from their mean g.
+
+    The mean and E are over the batches given. Where these part the data into equal sizes, g is the
+    gradient of the whole. With batches of n points, drawn at random from many, the ratio falls as
+    1/n; about 1/ratio batches tell as much of g as of their own noise.
+
+    Args:
+        model: any module with linear layers; it stays as it is, and trains nothing.
+        loss: loss(model, batch) → a scalar, the mean over the batch.
+        batches: two or more, of equal size: anything that `loss` takes.
+        methods, seeds, targets: as in `initial_gradient_norms`. A method that starts from a
+            gradient gets that of the first batch.
+
+    Returns one row per method, seed and module, and one for all modules together (module "*"):
+        method, seed, module: as in `initial_gradient_norms`.
+        mean_square: ‖g‖², over what the module trains.
+        variance: E‖g_b − g‖².
+        ratio: variance / mean_square; NaN where g = 0.
+        num_parameters, batches: counts.
+
+    Raises as `initial_gradient_norms`, and ValueError for fewer than two batches.
+
+    Example:
+        >>> import torch, missviz as mv
+        >>> def loss(model, x): return model(x).square().mean()
+        >>> batches = torch.eye(8).split(2)
+        >>> layer, methods = torch.nn.Linear(8, 4), [mv.MiSS(2)]
+        >>> table = mv.analysis.gradient_variance(layer, loss, batches, methods)
+        >>> list(table["module"])
+        ['', '*']
+    """
+    batches = list(batches)
+    if len(batches) < 2:
+        raise ValueError(f"batches has {len(batches)}; a variance takes two or more")
+
+    def on(batch: Any) -> Loss:
+        return lambda model: loss(model, batch)
+
+    rows = []
+    for _, method, seed in _cases(methods, None, seeds):
+        attached = _attached(model, method, targets, seed, on(batches[0]))
+        means: dict[str, list[Tensor]] = {}
+        spread: dict[str, float] = {}
+        for count, batch in enumerate(batches, start=1):
+            for name, gradients in adapter_gradients(attached, on(batch)).items():
+                # Welford: no difference of two large sums.
+                zeros = [torch.zeros_like(g, dtype=torch.float64) for g in gradients]
+                mean = means.setdefault(name, zeros)
+                for own, gradient in zip(mean, gradients, strict=True):
+                    off = gradient.double() - own
+                    own += off / count
+                    moved = float((off * (gradient.double() - own)).sum())
+                    spread[name] = spread.get(name, 0.0) + moved
+        squares = {name: sum(map(_square, mean)) for name, mean in means.items()}
+        counts = {name: _count(mean) for name, mean in means.items()}
+        squares["*"], spread["*"] = sum(squares.values()), sum(spread.values())
+        counts["*"] = sum(counts.values())
+        rows += [
+            {
+                "method": method.name,
+                "seed": seed,
+                "module": name,
+                "mean_square": squares[name],
+                "variance": (variance := spread[name] / len(batches)),
+                "ratio": variance / squares[name] if squares[name] else float("nan"),
+                "num_parameters": counts[name],
+                "batches": len(batches),
+            }
+            for name in squares
+        ]
+    return pd.DataFrame(rows)
+
+
+def adapter_gradients(attached: nn.Module, loss: Loss) -> dict[str, list[Tensor]]:
+    """Per adapted module ∂L/∂θ of all that it trains; zeros where the loss does not see it.
+
+    Raises ValueError where the loss is not one finite number.
+    """
     adapters = {
         name: [parameter for parameter in module.parameters() if parameter.requires_grad]
         for name, module in attached.named_modules()
         if isinstance(module, Adapter)
     }
-    value = loss(attached)
+    with torch.enable_grad():
+        value = loss(attached)
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise ValueError(f"loss(model) must be one number, got {getattr(value, 'shape', value)}")
     validation.finite("the loss", value.detach())
     trained = [parameter for parameters in adapters.values() for parameter in parameters]
-    found = iter(torch.autograd.grad(value.reshape(()), trained, allow_unused=True))
-    norms = {}
-    for name, parameters in adapters.items():
-        gradients = [next(found) for _ in parameters]
-        square = sum(float(g.double().square().sum()) for g in gradients if g is not None)
-        norms[name] = square, sum(parameter.numel() for parameter in parameters)
-    return norms
+    found = iter(torch.autograd.grad(value.reshape(()), trained, materialize_grads=True))
+    return {name: [next(found) for _ in parameters] for name, parameters in adapters.items()}
+
+
+def _cases(
+    methods: Sequence[Method], ranks: Sequence[int] | None, seeds: int | Iterable[int]
+) -> Iterator[tuple[Method, Method, int]]:
+    """(method as passed, as it runs, seed), in this order."""
+    if isinstance(methods, Method):
+        raise TypeError(f"methods={methods} is one method; give a list, such as [{methods!r}]")
+    chosen = seeds_of(seeds)
+    for method in methods:
+        checked_method("one of methods", method)
+        # A method without a rank is the same at each, and runs once.
+        variants = [method] if ranks is None else dict.fromkeys(map(method.with_rank, ranks))
+        for variant in variants:
+            for seed in chosen:
+                yield method, variant, seed
+
+
+def seeds_of(seeds: int | Iterable[int]) -> list[int]:
+    """The seeds; n means 0 … n − 1."""
+    if isinstance(seeds, int):
+        return list(range(validation.positive_int("seeds", seeds)))
+    return list(seeds)
+
+
+def _attached(
+    model: nn.Module, method: Method, targets: Targets, seed: int, loss: Loss
+) -> nn.Module:
+    calibration = loss if method.needs_gradient else None
+    return attach(model, method, targets, seed=seed, calibration=calibration)
+
+
+def _square(tensor: Tensor) -> float:
+    return float(tensor.double().square().sum())
+
+
+def _count(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)

@@ -94,7 +94,7 @@ def _row(module: str, update: Update, base: Base | None) -> dict[str, Any]:
         row["shape"] = (len(short if basis is None else basis), short.shape[1])
     with nullcontext() if basis is None else one_thread():
         row |= _measures(short, _shard_width(update, row["rank"]))
-    weight = _base_weight(module, update, base, row["shape"])
+    weight = base_weight(module, update, base, row["shape"])
     if weight is not None:
         row["relative_norm"] = row["norm"] / norm if (norm := _norm(weight)) else math.nan
     row["warnings"] += _odd_size(row) or _odd_rank(row)
@@ -137,9 +137,10 @@ def _measures(short: Float[Tensor, "n in_"], width: int | None) -> dict[str, Any
     }
 
 
-def _base_weight(
+def base_weight(
     module: str, update: Update, base: Base | None, shape: tuple[int, int]
 ) -> Tensor | None:
+    """W₀ of a module as (out, in), from a function perhaps transposed; None where not known."""
     if isinstance(update, Adapter):
         return update.base.weight
     if base is None:
@@ -151,11 +152,12 @@ def _base_weight(
         except AttributeError:
             layer = None
         weight = getattr(layer, "weight", None)
+        if type(layer).__name__ == "Conv1D" and isinstance(weight, Tensor):
+            weight = weight.mT  # transformers keeps it as (in, out)
     else:
         weight = base(module)
     if not isinstance(weight, Tensor):
         raise ValueError(f"base has no layer {module!r} with a weight")
-    # transformers.Conv1D keeps W₀ transposed, which leaves its norm as it is.
     if sorted(weight.shape) != sorted(shape):
         raise ValueError(f"base: {module} has W₀ of shape {tuple(weight.shape)}, and ΔW is {shape}")
     return weight
