@@ -123,17 +123,11 @@ def is_plain(linear: nn.Linear) -> bool:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             y, right = linear.forward(x), nn.functional.linear(x, weight, linear.bias)
-            close = torch.allclose(
-                y, right, rtol=0, atol=8 * torch.finfo(weight.dtype).eps * float(right.abs().max())
-            )
+            rounding = 8 * torch.finfo(weight.dtype).eps * float(right.abs().max())
+            close = torch.allclose(y, right, rtol=0, atol=rounding)
     except Exception:  # it is someone else's code
         return False
     return close and y.dtype == right.dtype
-
-
-def eps(weight: torch.Tensor) -> float:
-    """The distance from 1 to the next number of its dtype."""
-    return torch.finfo(weight.dtype).eps
 
 
 def linear_layer(module: Any) -> None:
@@ -154,8 +148,8 @@ def linear_layer(module: Any) -> None:
         raise ValueError(f"weight of shape {tuple(module.weight.shape)} is empty")
     if not is_plain(module):
         raise TypeError(
-            f"a {type(module).__name__} whose forward is not W x + b cannot be adapted; leave it out "
-            "of targets"
+            f"a {type(module).__name__} whose forward is not W x + b cannot be adapted; leave it "
+            "out of targets"
         )
 
 

@@ -18,7 +18,7 @@ from missviz.adapters.dora import DoRA
 from missviz.adapters.fixed_factor import FixedFactorAdapter
 from missviz.adapters.full import FrozenFineTuningAdapter, FullFineTuningAdapter
 from missviz.adapters.linear import linear_with
-from missviz.adapters.lora import LoRAAdapter, LoRAPlusAdapter
+from missviz.adapters.lora import FrozenALoRAAdapter, LoRAAdapter, LoRAPlusAdapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.s2ft import ColumnsS2FTAdapter, RowsS2FTAdapter, S2FTAdapter
 from missviz.adapters.shards import shard_owner, shard_sums
@@ -381,6 +381,7 @@ _CAPTURED: dict[type[Adapter], dict[tuple[str, ...], Captured]] = {
     FullFineTuningAdapter: {("W",): _all, ("W", "b"): _all},
     FrozenFineTuningAdapter: {("M",): _all},
     LoRAAdapter: {("A", "B"): _low_rank, ("B",): _fixed_rows},
+    FrozenALoRAAdapter: {("B",): _fixed_rows},
     LoRAPlusAdapter: {("A", "B"): _low_rank},
     StartedProductAdapter: {("A", "B"): _started},
     FixedFactorAdapter: {("D",): _fixed_rows},

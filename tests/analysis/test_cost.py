@@ -50,10 +50,10 @@ def test_everything_but_the_sums_grows_with_tokens() -> None:
 
 
 def test_pissa_keeps_both_of_its_products() -> None:
-    """x, A x and (A − A₀) x for each token, and once the factors of ΔW, which are 2r wide."""
+    """x, A₀ x and (A − A₀) x for each token, and once A − A₀ and ΔW's left factor, 2r wide."""
     one, three = row(mv.PiSSA(R)), row(mv.PiSSA(R), tokens=3 * N)
     assert three["kept_bytes"] - one["kept_bytes"] == 2 * N * (K + 2 * R) * BYTES
-    assert one["kept_bytes"] == (N * (K + 2 * R) + 2 * R * (D + K)) * BYTES
+    assert one["kept_bytes"] == (N * (K + 2 * R) + 2 * R * D + R * K) * BYTES
 
 
 def test_against_the_paper() -> None:
