@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -64,6 +65,14 @@ COMMAND = "python -m missviz.networks"
 """Fetches all of them."""
 
 
+def require(module: str) -> None:
+    """ModuleNotFoundError, which says what to install, where a library is absent."""
+    if importlib.util.find_spec(module) is None:
+        raise ModuleNotFoundError(
+            f"{module} is not installed: `python -m pip install 'missviz[real]'`", name=module
+        )
+
+
 def file_in(package: Package, place: str) -> Path:
     """The path of a file or folder of an installed package.
 
@@ -98,6 +107,7 @@ def read(package: Package, place: str, sha256: str) -> bytes:
 
 def cached_sdist() -> Path:
     """Where the source distribution of vaderSentiment is kept."""
+    require("platformdirs")
     import platformdirs
 
     folder = platformdirs.user_cache_path("missviz", appauthor=False)
@@ -122,34 +132,34 @@ def read_sdist() -> bytes:
 def member(archive: bytes, name: str, size: int) -> bytes:
     """The file `name`, of `size` bytes, in a tar.gz; nothing is written anywhere.
 
-    Raises ValueError where the archive has a path that leaves it, or there is no such file of this
-    size. Memory is taken for `size` bytes only, whatever the archive says.
+    Raises ValueError where the archive has a path that leaves it, or not one file of this name and
+    size.
     """
     try:
         with tarfile.open(fileobj=BytesIO(archive), mode="r:gz") as tar:
-            for entry in tar:
+            entries = tar.getmembers()
+            for entry in entries:
                 path = PurePosixPath(entry.name)
                 if path.is_absolute() or ".." in path.parts or "\\" in entry.name:
                     raise ValueError(f"the archive has a file {entry.name!r} outside its folder")
-                if entry.name != name:
-                    continue
-                if not entry.isfile() or entry.size != size:
-                    raise ValueError(
-                        f"{name} in the archive is no file of {size} bytes (it has {entry.size})"
-                    )
-                content = tar.extractfile(entry)
-                return b"" if content is None else content.read(size)
-    except (tarfile.TarError, EOFError, OSError) as error:
+            found = [entry for entry in entries if entry.name == name]
+            if [(entry.isfile(), entry.size) for entry in found] != [(True, size)]:
+                sizes = ", ".join(str(entry.size) for entry in found)
+                raise ValueError(
+                    f"the archive has no file {name} of {size} bytes"
+                    + (f" (what it has: {sizes})" if found else "")
+                )
+            content = tar.extractfile(found[0])
+            return b"" if content is None else content.read(size)
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"the archive cannot be read ({error})") from None
-    raise ValueError(f"the archive has no file {name}")
 
 
 def missing() -> str | None:
     """Why `missviz.networks` cannot load its network and all tasks here; None where it can."""
-    for module in ("transformers", "sklearn", "platformdirs"):
-        if importlib.util.find_spec(module) is None:
-            return f"{module} is not installed: `python -m pip install 'missviz[real]'`"
     try:
+        for module in ("transformers", "sklearn", "platformdirs"):
+            require(module)
         for package in INSTALLED:
             file_in(package, "")
         read_sdist()

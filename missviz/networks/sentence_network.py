@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from missviz.adapters import validation
 from missviz.adapters.base import share_frozen
 from missviz.adapters.linear import linear_with
-from missviz.networks.packages import MINILM, read
+from missviz.networks.packages import MINILM, read, require
 from missviz.randomness import generator_for, uniform
 
 WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -75,17 +75,16 @@ def minilm(*, attention: str = "sdpa") -> SentenceNetwork:
     validation.one_of("attention", attention, ("sdpa", "eager"))
     weights = read(MINILM, "model/model.safetensors", WEIGHTS)
     settings = json.loads(read(MINILM, "model/config.json", CONFIG))
-    try:
-        from transformers import BertConfig, BertModel
-    except ModuleNotFoundError as error:
-        raise _needs("transformers") from error
+    require("transformers")
     from safetensors.torch import load
+    from transformers import BertConfig, BertModel
 
     state = {name: value for name, value in load(weights).items() if not name.startswith("pooler.")}
     silent = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = BertConfig.from_dict({**settings, **silent})
     with _no_progress_bar():
-        bert, report = BertModel.from_pretrained(
+        # Annotated, because its own annotation leaves the report out.
+        loaded: Any = BertModel.from_pretrained(
             None,
             config=config,
             state_dict=state,
@@ -93,6 +92,7 @@ def minilm(*, attention: str = "sdpa") -> SentenceNetwork:
             attn_implementation=attention,
             output_loading_info=True,
         )
+    bert, report = loaded
     if wrong := [*report["missing_keys"], *report["unexpected_keys"]]:
         raise ValueError(f"weights and network do not fit: {', '.join(sorted(wrong)[:5])}")
     return SentenceNetwork(bert).requires_grad_(False).eval()
@@ -109,12 +109,6 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if was_shown:
             logging.enable_progress_bar()
-
-
-def _needs(module: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"{module} is not installed: `python -m pip install 'missviz[real]'`", name=module
-    )
 
 
 def with_head(network: SentenceNetwork, outputs: int, seed: int = 0) -> SentenceNetwork:
@@ -168,10 +162,9 @@ def decode(token_ids: Int64[Tensor, " tokens"]) -> str:
 
 def _tokenizer() -> Any:
     """One for each call, because limits are settings of it."""
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError as error:
-        raise _needs("tokenizers") from error
+    require("tokenizers")
+    from tokenizers import Tokenizer
+
     return Tokenizer.from_str(_tokenizer_text())
 
 
