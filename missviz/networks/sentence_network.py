@@ -22,6 +22,9 @@ WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CONFIG = "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
 TOKENIZER = "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
 
+LONGEST = 512
+"""Tokens that the network has positions for."""
+
 
 class SentenceNetwork(nn.Module):
     """A transformer, the mean of its last hidden states over a sentence's tokens, and a head.
@@ -142,12 +145,9 @@ def tokenise(texts: Sequence[str], tokens: int = 32) -> dict[str, Int64[Tensor, 
     """
     if isinstance(texts, str):
         raise TypeError(f"texts={texts!r:.60} is one text; give a list of them")
-    if validation.positive_int("tokens", tokens) > 512:
-        raise ValueError(f"tokens={tokens}; the network has positions for 512")
-    tokenizer = _tokenizer()
-    tokenizer.enable_truncation(tokens)
-    tokenizer.enable_padding()
-    found = tokenizer.encode_batch(list(texts))
+    if validation.positive_int("tokens", tokens) > LONGEST:
+        raise ValueError(f"tokens={tokens}; the network has positions for {LONGEST}")
+    found = _tokenizer(int(tokens)).encode_batch(list(texts))
     return {
         "input_ids": torch.tensor([one.ids for one in found], dtype=torch.int64),
         "attention_mask": torch.tensor([one.attention_mask for one in found], dtype=torch.int64),
@@ -156,21 +156,20 @@ def tokenise(texts: Sequence[str], tokens: int = 32) -> dict[str, Int64[Tensor, 
 
 def decode(token_ids: Int64[Tensor, " tokens"]) -> str:
     """The text of one sentence's tokens, in the small letters of MiniLM's vocabulary."""
-    text: str = _tokenizer().decode(token_ids.tolist())
+    text: str = _tokenizer(LONGEST).decode(token_ids.tolist())
     return text
 
 
-def _tokenizer() -> Any:
-    """One for each call, because limits are settings of it."""
+@functools.lru_cache(maxsize=8)
+def _tokenizer(tokens: int) -> Any:
+    """One for each limit, because that is a setting of it."""
     require("tokenizers")
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_str(_tokenizer_text())
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer_text() -> str:
-    return read(MINILM, "model/tokenizer.json", TOKENIZER).decode()
+    tokenizer = Tokenizer.from_str(read(MINILM, "model/tokenizer.json", TOKENIZER).decode())
+    tokenizer.enable_truncation(tokens)
+    tokenizer.enable_padding()
+    return tokenizer
 
 
 def features(

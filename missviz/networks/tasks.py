@@ -58,14 +58,13 @@ def sentiment_rows(
     seed: int = 0,
 ) -> dict[str, list[Labelled]]:
     """The texts of `sentiment`, by split."""
-    reviews = texts.movie_reviews()
-    sentences, besides = reviews["Rotten Tomatoes"], texts.keys(reviews["Rotten Tomatoes"])
-    splits = _split(sentences, {"train": train, "valid": valid, "test": test}, seed, "sentiment")
     if transfer is not None:
         validation.positive_int("transfer", transfer)
+    sets = {**texts.movie_reviews(), **texts.opinions()}
+    sizes = {"train": train, "valid": valid, "test": test}
+    splits = _split(sets["Rotten Tomatoes"], sizes, seed, "sentiment")
     for name in TRANSFER:
-        found = reviews[name] if name in reviews else texts.opinions(name, besides)
-        splits[name] = _shuffled(found, seed, name)[:transfer]
+        splits[name] = _shuffled(sets[name], seed, name)[:transfer]
     return splits
 
 

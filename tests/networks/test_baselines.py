@@ -90,6 +90,7 @@ def test_the_majority_is_each_splits_own() -> None:
         assert majority.loss[name] == pytest.approx(entropy)
 
 
+@pytest.mark.slow
 def test_minilm_knows_sentiment_before_anything_is_trained(minilm) -> None:
     made = networks.sentiment(train=300, valid=60, test=200, transfer=1)
     few = Task(made.name, {name: made.splits[name] for name in ("train", "valid", "test")}, 2)

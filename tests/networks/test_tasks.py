@@ -24,6 +24,7 @@ def bare(text: str) -> str:
     return re.sub("[^a-z0-9]", "", plain.lower())
 
 
+@pytest.mark.slow
 def test_no_sentence_of_a_transfer_set_is_in_rotten_tomatoes_and_none_is_twice() -> None:
     rows = tasks.sentiment_rows(train=8526, valid=1, test=1, transfer=None)
     found = {name: [bare(row.text) for row in split] for name, split in rows.items()}
@@ -162,6 +163,7 @@ def test_a_task_holds_its_texts_and_their_labels_in_order(make, rows, outputs, n
     assert set(task.splits["train"].targets.tolist()) == set(range(outputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [networks.sentiment, networks.swapped_words, networks.topics])
 def test_a_seed_decides_and_smaller_training_sets_lie_within_larger(make) -> None:
     texts.news.cache_clear()
