@@ -56,4 +56,6 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@# A network and its sentences, for missviz.networks; without them what needs them is left out.
+	-$(BIN)/python -m missviz.networks
 	touch $(READY)

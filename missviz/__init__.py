@@ -17,6 +17,8 @@ Folders of Hugging Face PEFT:
     read_peft, write_peft
 Panels, figures, training, exercises:
     explore, gallery, predict, lecture; displays; experiments; check
+A pretrained network and its tasks, where their packages are installed:
+    networks
 
 `help(mv.MiSS)` and the like explain one name. What follows here goes through every class, and is
 thousands of lines long. Names load when they are first used, so `import missviz` costs only torch
@@ -32,7 +34,7 @@ import torch  # noqa: F401
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from missviz import analysis, check, displays, experiments, explore, testing
+    from missviz import analysis, check, displays, experiments, explore, networks, testing
     from missviz.adapters.adalora import AdaLoRA
     from missviz.adapters.attach import attach, detach, merge
     from missviz.adapters.base import Adapter, Method
@@ -109,7 +111,7 @@ _HOME = {
     "write_peft": "peft_folder",
     "lecture": "style",
 }
-_MODULES = ("analysis", "check", "displays", "experiments", "explore", "testing")
+_MODULES = ("analysis", "check", "displays", "experiments", "explore", "networks", "testing")
 
 __all__ = [
     "S2FT",
@@ -150,6 +152,7 @@ __all__ = [
     "inspect_adapter",
     "lecture",
     "merge",
+    "networks",
     "param_groups",
     "penalty",
     "predict",
