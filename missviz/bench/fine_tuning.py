@@ -179,15 +179,12 @@ def report(result: dict[str, Any], folder: Path) -> Path:
     """Print what was measured and write the JSON; returns its path."""
     ms = result["ms_per_step_and_member"]
     print(
-        f"{result['members']} members, {result['steps']} steps, {result['rounds']} rounds in turns, "
-        f"medians; {result['machine']}, {result['threads']} threads"
-    )
-    print(
-        f"missviz {ms['missviz']:.1f} ms per step and member, PEFT one by one {ms['peft']:.1f} ms"
-    )
-    print(
-        f"ratio {result['ratio']:.2f} ({result['ratio_lowest']:.2f}-{result['ratio_highest']:.2f}), "
-        f"largest difference in loss {result['largest_loss_difference']:.1e}; frozen layers of "
-        f"{result['examples']} examples once: {result['seconds_to_compute_frozen_layers_once']:.1f} s"
+        f"{result['members']} members, {result['steps']} steps, {result['rounds']} rounds in "
+        f"turns, medians; {result['machine']}, {result['threads']} threads\n"
+        f"missviz {ms['missviz']:.1f} ms per step and member, PEFT {ms['peft']:.1f} ms: ratio "
+        f"{result['ratio']:.2f} ({result['ratio_lowest']:.2f}-{result['ratio_highest']:.2f}); "
+        f"largest difference in loss {result['largest_loss_difference']:.1e}\n"
+        f"frozen layers of {result['examples']} examples, once: "
+        f"{result['seconds_to_compute_frozen_layers_once']:.1f} s"
     )
     return write_result(result, folder)

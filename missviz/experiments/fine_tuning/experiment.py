@@ -260,8 +260,8 @@ def plan_one(chunk: Chunk, there: Ready, at_once: int) -> Plan:
     chunk, known = with_room(chunk, there, model)
     if known is None:
         notes.append(
-            f"{chunk.method_name}: what its frozen layers give is too large to keep, so they run at "
-            "every step"
+            f"{chunk.method_name}: what its frozen layers give is too large to keep, so they "
+            "run at every step"
         )
     pair = Members(chunk, there, [model, model], [(0, 1.0), (0, 1.0)])
     per_member, unreached = pair.tried()

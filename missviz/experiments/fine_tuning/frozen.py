@@ -125,31 +125,38 @@ def constants(
     features: nn.Module, examples: Examples, size: int, *, inside: bool = True
 ) -> Constants | None:
     """The constant modules of adapted `features`; None where there are none, or where the network
-    cannot be replayed without them, tried on a batch of short and long examples.
+    cannot be replayed without them, tried on
+    examples that it was not found on.
 
     Args:
         inside: False leaves out those within the first block that changes, of which there is more
             to keep than they save.
     """
     order = examples.by_length()
-    some = torch.cat([order[: (size + 1) // 2], order[-(size // 2 + 1) :]]).unique()
-    inputs = examples.batch(some)
     adapters = [part for part in features.modules() if isinstance(part, Adapter)]
     # Those that are not stackable are wrapped, where members are.
     inside = inside and all(adapter.stackable for adapter in adapters)
     try:
-        found = _constants(features, inputs, inside)
-        known = found.of(features, examples.only(some), size)
+        found = _constants(features, examples.batch(_ends(order[::2], size)), inside)
+        # On other examples: what a module remembers of a batch must not help.
+        others = examples.only(_ends(order[1::2] if len(order) > 1 else order, size))
+        every = torch.arange(len(others))
         again = share_frozen(features)
         player = found.play_in(again)
-        index, width = torch.arange(len(some)), examples.width(some)
-        player.values = {name: part.batch(index, width) for name, part in known.items()}
+        inputs, width = others.batch(every), others.width(every)
+        known = found.of(share_frozen(features), others, size)
+        player.values = {name: part.batch(every, width) for name, part in known.items()}
         with torch.no_grad():
-            whole, replayed = features(**inputs), again(**inputs)
+            replayed, whole = again(**inputs), features(**inputs)
     except Exception:  # a network may raise anything where it is not run as it was meant
         return None
     same = whole.shape == replayed.shape and _is_close(replayed, whole)
     return found if same and found.needed else None
+
+
+def _ends(order: Tensor, size: int) -> Tensor:
+    """The shortest and the longest of these examples."""
+    return torch.cat([order[: (size + 1) // 2], order[-(size // 2 + 1) :]]).unique()
 
 
 def _constants(features: nn.Module, inputs: Mapping[str, Tensor], inside: bool) -> Constants:
@@ -173,10 +180,10 @@ def _constants(features: nn.Module, inputs: Mapping[str, Tensor], inside: bool) 
             calls[name] += 1
             first, *others = output if isinstance(output, tuple) else (output,)
             is_plain = isinstance(first, Tensor) and not any(o is not None for o in others)
-            if is_plain and first.is_floating_point() and not first.requires_grad:
-                if inside or not begun:
-                    ran[name] = len(others) if isinstance(output, tuple) else None
-                    given[name] = bool(arguments) and isinstance(arguments[0], Tensor)
+            is_constant = is_plain and first.is_floating_point() and not first.requires_grad
+            if is_constant and (inside or not begun):
+                ran[name] = len(others) if isinstance(output, tuple) else None
+                given[name] = bool(arguments) and isinstance(arguments[0], Tensor)
 
         return ended
 

@@ -1,5 +1,6 @@
 """Whether members fit into memory, before they are trained."""
 
+import math
 import os
 from collections.abc import Callable
 
@@ -10,6 +11,10 @@ from missviz.experiments.ensemble import LARGEST
 
 SHARE = 0.8
 """Of the memory that is free, what a run may take."""
+
+CACHE = 1 << 28
+"""On a CPU, bytes that the members of a chunk may take together, unless they are two: beyond it
+they leave its caches, and each takes longer."""
 
 PER_NUMBER = 5
 """Each trained number, its gradient, Adam's two averages, and its value at the best step."""
@@ -58,13 +63,12 @@ def members_that_fit(per_member: int, fixed: int, at_once: int, device: str) -> 
 
     Raises ValueError where not even two fit.
     """
-    free = free_bytes(device)
-    if free is None:
-        return LARGEST
-    room, members = SHARE * free - fixed, LARGEST
-    while members > 2 and at_once * members * per_member > room:
+    free, members = free_bytes(device), LARGEST
+    room = math.inf if free is None else SHARE * free - fixed
+    cached = CACHE if device == "cpu" else math.inf
+    while members > 2 and members * per_member > min(cached, room / at_once):
         members //= 2
-    if at_once * members * per_member > room:
+    if free is not None and at_once * members * per_member > room:
         raise ValueError(
             f"too large for {device}: {shown(fixed)} for the network and its examples and "
             f"{shown(per_member)} for each of {at_once * members} members, of {shown(free)} that "

@@ -185,7 +185,9 @@ class Members:
         self.constants = there.constants(
             self._one, chunk.method_name, chunk.settings.keep, chunk.settings.batch_size
         )
-        self._player = self.constants and self.constants.play_in(self._model.features)
+        self._player = None
+        if self.constants is not None:
+            self._player = self.constants.play_in(self._model.features)
 
     @property
     def num_parameters(self) -> int:
@@ -276,7 +278,7 @@ class Members:
     def train_losses(self) -> Float[np.ndarray, "member steps"]:
         """All steps without a look at anything else: the losses before each."""
         losses = [self._step(step)[0] for step in range(self._settings.steps)]
-        return torch.stack(losses, -1).cpu().numpy()  # type: ignore[no-any-return]
+        return torch.stack(losses, -1).cpu().numpy()
 
     def _step(self, step: int) -> tuple[Tensor, Tensor]:
         """Loss and accuracy on the step's batch; and, unless it is after the last, the step."""
