@@ -97,7 +97,8 @@ def check_budgets_are_stated() -> None:
         number = 2 * sum(method.num_parameters(*shape) for shape in shapes)
         assert frame.loc[method.name, "adapter_parameters"] == number
         assert frame.loc[method.name, "num_parameters"] == number + 2 * FEATURES + 2
-    (note,) = found.notes
+    assert len(found.notes) == 1
+    note = found.notes[0]
     assert note.startswith("unequal budgets: LoRA r=2 trains 448 numbers")
     assert "LoRA r=3 672" in note
     assert "full fine-tuning 1,024" in note
@@ -199,7 +200,7 @@ def test_every_mutant_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mutant(monkeypatch)
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises(AssertionError):
         check()
 
 
@@ -349,9 +350,11 @@ def numbers(runs: Runs) -> list[float]:
 
 
 def test_a_run_does_not_depend_on_its_company() -> None:
-    state = torch.get_rng_state()
-    whole = run(learning_rates=[1e-2], dtype=torch.float64).to_frame()
-    alone = run([mv.MiSS(4)], learning_rates=[1e-2], seeds=[44], dtype=torch.float64).to_frame()
+    network, state = encoder(), torch.get_rng_state()
+    whole = run(network=network, learning_rates=[1e-2], dtype=torch.float64).to_frame()
+    alone = run(
+        [mv.MiSS(4)], network, learning_rates=[1e-2], seeds=[44], dtype=torch.float64
+    ).to_frame()
     same = whole[(whole["method"] == "MiSS r=4") & (whole["seed"] == 44)]
     assert np.allclose(same["loss"], alone["loss"], rtol=1e-10)
     assert torch.equal(state, torch.get_rng_state())
@@ -415,7 +418,7 @@ def test_with_little_memory_chunks_are_smaller_and_with_none_a_sentence_says_so(
         monkeypatch.setattr(memory, "free_bytes", lambda device: size)
         monkeypatch.setattr(experiment, "free_bytes", lambda device: size)
 
-    free(3_000_000)
+    free(1_000_000)
     less = run(**options, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) > 2
     assert np.allclose(numbers(less), numbers(whole), rtol=1e-4)
@@ -568,9 +571,13 @@ class OneLayer(nn.Module):
         torch.manual_seed(0)
         self.first, self.last = nn.Linear(9, 6), nn.Linear(6, 4)
 
-    def forward(self, words: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, words: Tensor) -> Tensor:
         y: Tensor = self.last(torch.relu(self.first(words.to(self.first.weight))))
         return y
+
+
+def flat(split: Split) -> Split:
+    return replace(split, inputs={"words": split.inputs["words"]})
 
 
 def settings(**options: Any) -> Settings:
@@ -603,7 +610,8 @@ def test_left_out_layers_change_nothing(name: str, method: Any) -> None:
     make, targets, blocks = NETWORKS[name]
     task = for_bert(word_task()) if name == "bert" else word_task()
     if name == "one layer":
-        task = Task("flat", {key: task.splits[key] for key in ("train", "valid", "test")}, 2)
+        splits = {name: task.splits[name] for name in ("train", "valid", "test")}
+        task = Task("flat", {name: flat(split) for name, split in splits.items()}, 2)
     network = make()
     results = []
     for keep in ("inside", "before", "nothing"):
@@ -745,20 +753,15 @@ def without(split: str) -> Task:
         ({"task": 3}, TypeError, "task=3 is not a missviz.experiments.Task"),
         ({"network": 3}, TypeError, "network=3 is not an nn.Module"),
         ({"methods": []}, ValueError, "methods is empty"),
-        ({"targets": "nothing"}, ValueError, "matches no linear layer"),
         ({"steps": 0}, ValueError, "steps"),
         ({"dtype": torch.float16}, ValueError, "dtype=torch.float16"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay"),
-        ({"network": nn.Flatten()}, TypeError, ""),
+        ({"network": nn.Flatten()}, ValueError, "has no weights"),
     ],
 )
 def test_bad_input(options: dict[str, Any], error: type[Exception], message: str) -> None:
     given = dict(network=encoder(), task=word_task(), methods=METHODS) | SMALL | options
-    if message:
-        raises_one_sentence(lambda: fine_tune(**given), error, message)
-    else:
-        with pytest.raises((TypeError, ValueError)):
-            fine_tune(**given)
+    raises_one_sentence(lambda: fine_tune(**given), error, message)
 
 
 @pytest.mark.cuda

@@ -17,12 +17,18 @@ class Features(nn.Module):
     that there are.
 
     The network may give a tensor (n, features) or (n, tokens, features), a tuple that begins with
-    one, or something with `last_hidden_state`, as Hugging Face's do.
+    one, or something with `last_hidden_state`, as Hugging Face's do. There is no dropout, so that
+    all members see the same network.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.eval()
+        for part in network.modules():
+            # Else torch's own layer, where it need not learn, reads weights past the adapters. What
+            # is in it does not train: neither does its dropout.
+            if isinstance(part, nn.TransformerEncoderLayer):
+                part.training = True
 
     def forward(self, **inputs: Tensor) -> Float[Tensor, "n features"]:
         given = self.network(**inputs)
@@ -51,11 +57,6 @@ class Classifier(nn.Module):
         super().__init__()
         self.features = Features(network)
         self.head = head
-        self.eval()  # without dropout, so that members see the same network
-        for part in self.modules():
-            # Where it is not in training, torch's own layer reads weights past the adapters.
-            if isinstance(part, nn.TransformerEncoderLayer):
-                part.training = True
 
     def forward(self, **inputs: Tensor) -> Float[Tensor, "n classes"]:
         scores: Tensor = self.head(self.features(**inputs))

@@ -19,7 +19,7 @@ import missviz
 from missviz.adapters import validation
 from missviz.adapters.attach import Targets
 from missviz.adapters.base import Adapter, Method
-from missviz.adapters.trial import refuse_faults
+from missviz.adapters.trial import on_layer
 from missviz.experiments.arguments import (
     TUNING_SEED,
     checked_device,
@@ -253,7 +253,7 @@ def plan_one(chunk: Chunk, there: Ready, at_once: int) -> Plan:
     model = classifier(chunk, there, seed=0)
     for part in model.modules():
         if isinstance(part, Adapter) and chunk.method is not None:
-            refuse_faults(chunk.method, part)
+            on_layer(chunk.method, part.base)
             break
     notes, splits = [], chunk.subject.task.splits
     fixed = there.bytes_of_examples(splits)
@@ -402,6 +402,8 @@ def diverged(losses: pd.DataFrame) -> tuple[str, ...]:
 def _check_network_and_task(network: nn.Module, task: Task) -> None:
     if not isinstance(network, nn.Module):
         raise TypeError(f"network={network!r:.60} is not an nn.Module")
+    if next(network.parameters(), None) is None:
+        raise ValueError(f"network={network!r:.60} has no weights, so there is nothing to adapt")
     if not isinstance(task, Task):
         raise TypeError(f"task={task!r:.60} is not a missviz.experiments.Task")
     if missing := [name for name in NEEDED if name not in task.splits]:

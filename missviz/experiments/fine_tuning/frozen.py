@@ -8,7 +8,7 @@
 
 A module is constant if its output does not depend on what is trained, as autograd tells: the layers
 below the first adapter, and W₀ x of the first adapted ones. Constant modules are not run. Those
-that others meet answer with what is known; the rest hand on what they are given. All else
+that others meet answer with what is known; the rest hand on what they are given, if it is of the same shape. All else
 (embeddings, masks) runs as ever, so that nothing needs to be understood of the network; that it
 gives the same is tried before it is relied on.
 """
@@ -183,7 +183,7 @@ def _constants(features: nn.Module, inputs: Mapping[str, Tensor], inside: bool) 
             is_constant = is_plain and first.is_floating_point() and not first.requires_grad
             if is_constant and (inside or not begun):
                 ran[name] = len(others) if isinstance(output, tuple) else None
-                given[name] = bool(arguments) and isinstance(arguments[0], Tensor)
+                given[name] = bool(arguments) and _is_like(arguments[0], first)
 
         return ended
 
@@ -208,7 +208,7 @@ def _constants(features: nn.Module, inputs: Mapping[str, Tensor], inside: bool) 
     largest = [name for name in ran if name in once and not once.intersection(_above(name))]
     needed = _needed(features, inputs, largest)
     passed = tuple(name for name in largest if name not in needed and given[name])
-    return Constants(needed, passed, ran)
+    return Constants(needed, passed, {name: ran[name] for name in (*needed, *passed)})
 
 
 def _needed(features: nn.Module, inputs: Mapping[str, Tensor], names: list[str]) -> tuple[str, ...]:
@@ -290,6 +290,11 @@ def _above(name: str) -> list[str]:
 
 def _end(examples: Examples, example: int) -> int | None:
     return None if examples.lengths is None else int(examples.lengths[example])
+
+
+def _is_like(one: Any, another: Tensor) -> bool:
+    """Whether `one` could stand for the other, as far as a network can tell without numbers."""
+    return isinstance(one, Tensor) and (one.shape, one.dtype) == (another.shape, another.dtype)
 
 
 def _is_close(one: Tensor, another: Tensor) -> bool:
