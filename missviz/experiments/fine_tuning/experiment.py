@@ -306,7 +306,11 @@ def run_cell(
             for start in range(0, len(members), plan.members)
         ]
         results = yield chunks
-        return pd.concat(map(tidy, chunks, results), ignore_index=True)
+        frame = pd.concat(map(tidy, chunks, results))
+        # The order of rows does not tell how members were shared out to chunks.
+        places = {split: place for place, split in enumerate(plan.chunk.subject.task.splits)}
+        by_split = frame.sort_values("split", key=lambda names: names.map(places), kind="stable")
+        return by_split.reset_index(drop=True)
 
     def score(rates: Sequence[float]) -> Cell[dict[float, float]]:
         members = [(seed, rate) for rate in rates for seed in tuning]

@@ -8,9 +8,9 @@
 
 A module is constant if its output does not depend on what is trained, as autograd tells: the layers
 below the first adapter, and W₀ x of the first adapted ones. Constant modules are not run. Those
-that others meet answer with what is known; the rest hand on what they are given, if it is of the same shape. All else
-(embeddings, masks) runs as ever, so that nothing needs to be understood of the network; that it
-gives the same is tried before it is relied on.
+that others meet answer with what is known; the rest hand on what they are given, if it is of the
+shape that they give. All else (embeddings, masks) runs as ever, so that nothing needs to be
+understood of the network; that it gives the same is tried before it is relied on.
 """
 
 from collections import Counter
