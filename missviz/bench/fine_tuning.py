@@ -22,10 +22,11 @@ from transformers import BertConfig, BertModel
 
 from missviz.adapters.base import Adapter
 from missviz.adapters.lora import LoRA
-from missviz.bench.clock import own_garbage, timed
+from missviz.bench.clock import one_core_clock, own_garbage, timed
 from missviz.bench.results import write_result
 from missviz.experiments.fine_tuning.batches import Schedule
 from missviz.experiments.fine_tuning.classifier import Classifier
+from missviz.experiments.fine_tuning.memory import members_that_fit
 from missviz.experiments.fine_tuning.subject import Ready, Subject, forget, ready
 from missviz.experiments.fine_tuning.training import Chunk, Members, Settings, classifier
 from missviz.experiments.tasks_on_networks import Split, Task
@@ -73,7 +74,7 @@ def task(examples: int) -> Task:
 
 @own_garbage()
 def compare(
-    seeds: int = 16, rounds: int = 3, device: str = "cpu", steps: int = 4, examples: int = 512
+    seeds: int = 32, rounds: int = 3, device: str = "cpu", steps: int = 4, examples: int = 512
 ) -> dict[str, Any]:
     """Time both sides in turns. Returns medians, ratios and the largest difference in loss."""
     place, cores = torch.device(device), torch.get_num_threads() if device == "cpu" else 1
@@ -84,42 +85,39 @@ def compare(
     chosen = range(43, 43 + seeds)
     ours = [classifier(chunk, there, seed) for seed in chosen]
     theirs = [in_peft(model, there) for model in ours]
-    # As `fine_tune` shares chunks out to threads, each on one core.
-    shares = [list(range(part, seeds, cores)) for part in range(cores)]
+    # As `fine_tune` shares members out: to chunks, and these to threads on one core each.
+    pair = Members(chunk, there, ours[:1] * 2, [(chosen[0], RATE)] * 2)
+    most = members_that_fit(pair.tried()[0], 0, cores, device)
+    chunks = [range(start, min(start + most, seeds)) for start in range(0, seeds, most)]
 
     def known() -> None:
         found = there.constants(ours[0], "LoRA", "inside", BATCH)
         assert found is not None
         found.of(ours[0].features, there.examples("train"), BATCH)
 
-    def together() -> np.ndarray:
-        def train(share: list[int]) -> np.ndarray:
-            members = [(chosen[place], RATE) for place in share]
-            models = [ours[place] for place in share]
-            return Members(chunk, there, models, members).train_losses()
+    def train(places: range) -> np.ndarray:
+        members = [(chosen[place], RATE) for place in places]
+        return Members(chunk, there, [ours[place] for place in places], members).train_losses()
 
-        with one_thread() if cores > 1 else nullcontext(), ThreadPoolExecutor(cores) as workers:
-            parts = list(workers.map(train, shares))
-        losses = np.empty((seeds, steps))
-        for share, part in zip(shares, parts, strict=True):
-            losses[share] = part
-        return losses
+    def together() -> np.ndarray:
+        with (
+            one_thread() if device == "cpu" else nullcontext(),
+            ThreadPoolExecutor(cores) as workers,
+        ):
+            return np.concatenate(list(workers.map(train, chunks)))
 
     def one_by_one() -> np.ndarray:
-        return np.array(
-            [
-                train_alone(copy.deepcopy(model), there, seed, steps)
-                for model, seed in zip(theirs, chosen, strict=True)
-            ]
-        )
+        each = zip(theirs, chosen, strict=True)
+        return np.array([train_alone(fresh(model), there, seed, steps) for model, seed in each])
 
     sides = {"missviz": together, "peft": one_by_one}
     losses: dict[str, np.ndarray] = {}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    once = timed(known, place)[1]
+    clock_name, clock = one_core_clock()
+    once = timed(known, place, clock=clock)[1]
     for turn in range(rounds + 1):
         for side, work in sides.items():
-            losses[side], taken = timed(work, place)
+            losses[side], taken = timed(work, place, clock=clock)
             if turn:  # the first is a warm-up
                 seconds[side].append(taken / seeds / steps)
     forget()
@@ -129,6 +127,8 @@ def compare(
         "members": seeds,
         "rounds": rounds,
         "steps": steps,
+        "members_in_a_chunk": most,
+        "clock": clock_name,
         "examples": examples,
         **conditions(device, ("peft", "transformers")),
         "ms_per_step_and_member": {
@@ -156,6 +156,12 @@ def in_peft(model: Classifier, there: Ready) -> nn.Module:
     return Classifier(peft, copy.deepcopy(model.head))
 
 
+def fresh(model: nn.Module) -> nn.Module:
+    """A copy that shares what is frozen: each turn begins anew, and copies little."""
+    shared = {id(tensor): tensor for tensor in model.parameters() if not tensor.requires_grad}
+    return copy.deepcopy(model, shared)
+
+
 def train_alone(model: nn.Module, there: Ready, seed: int, steps: int) -> list[float]:
     """Losses before each step of one model, as one would write it."""
     examples = there.examples("train")
@@ -180,7 +186,8 @@ def report(result: dict[str, Any], folder: Path) -> Path:
     ms = result["ms_per_step_and_member"]
     print(
         f"{result['members']} members, {result['steps']} steps, {result['rounds']} rounds in "
-        f"turns, medians; {result['machine']}, {result['threads']} threads\n"
+        f"turns, medians; {result['machine']}, {result['threads']} threads, "
+        f"{result['clock']} seconds\n"
         f"missviz {ms['missviz']:.1f} ms per step and member, PEFT {ms['peft']:.1f} ms: ratio "
         f"{result['ratio']:.2f} ({result['ratio_lowest']:.2f}-{result['ratio_highest']:.2f}); "
         f"largest difference in loss {result['largest_loss_difference']:.1e}\n"

@@ -91,7 +91,7 @@ def by_hand(method: mv.Method, seed: int, dtype: torch.dtype) -> dict[str, dict[
                     losses[split][step] = float(loss_on(split))
         (index,) = schedule.batch(step, [seed])
         loss = loss_on("train", index)
-        losses["train"][step] = float(loss)
+        losses["train"][step] = loss.item()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
