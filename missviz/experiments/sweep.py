@@ -188,16 +188,29 @@ class Parcel:
     """
 
     packed: bytes
+    common: tuple[bytes, ...]
+    """What is the same in many chunks, such as a network: in memory once here, however many wait.
+    """
     ticket: str
     """Unlike any other; else Dask, asked for a chunk that failed before, gives that failure again.
     """
 
 
 def _pack(chunk: Piece) -> Parcel:
+    common: list[bytes] = []
+
+    def goes_inside(buffer: pickle.PickleBuffer) -> bool:
+        whole = memoryview(buffer).obj
+        if isinstance(whole, bytes):
+            common.append(whole)
+            return False
+        return True
+
     try:
-        return Parcel(cloudpickle.dumps(chunk), uuid.uuid4().hex)
+        packed = cloudpickle.dumps(chunk, protocol=5, buffer_callback=goes_inside)
     except Exception as error:
         raise TypeError(f"{chunk.name} cannot be sent to another process: {error}") from error
+    return Parcel(packed, tuple(common), uuid.uuid4().hex)
 
 
 def _run_alike(work: Callable[[Any], Result], sent: Piece | Parcel, code: str) -> Result:
@@ -207,8 +220,13 @@ def _run_alike(work: Callable[[Any], Result], sent: Piece | Parcel, code: str) -
             f"a worker runs other code (missviz {missviz.__version__}, torch {torch.__version__}) "
             "than the process that started the sweep; install the same on both"
         )
-    chunk: Piece = cloudpickle.loads(sent.packed) if isinstance(sent, Parcel) else sent
+    chunk: Piece = _unpacked(sent) if isinstance(sent, Parcel) else sent
     return run_here(work, chunk)
+
+
+def _unpacked(parcel: Parcel) -> Piece:
+    chunk: Piece = cloudpickle.loads(parcel.packed, buffers=parcel.common)
+    return chunk
 
 
 def run_here(work: Callable[[Any], Result], chunk: Piece) -> Result:

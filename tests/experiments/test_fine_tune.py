@@ -768,3 +768,17 @@ def test_bad_input(options: dict[str, Any], error: type[Exception], message: str
 def test_on_a_gpu_as_on_a_cpu() -> None:
     options: dict[str, Any] = dict(methods=METHODS, learning_rates=[1e-2], dtype=torch.float64)
     assert np.allclose(numbers(run(**options)), numbers(run(**options, device="cuda")), rtol=1e-8)
+
+
+def test_chunks_that_wait_have_network_and_task_in_common() -> None:
+    from missviz.experiments.sweep import _pack, _unpacked
+
+    subject = training.Subject(encoder(), word_task())
+    template = Chunk(subject, mv.MiSS(4), TARGETS, (), settings(), "cpu", ())
+    parcels = [_pack(replace(template, members=((seed, 1e-2),))) for seed in range(3)]
+    assert len({id(parcel.common[0]) for parcel in parcels}) == 1
+    whole = sum(tensor.nbytes for tensor in subject.network.parameters())
+    assert len(parcels[0].packed) < 2000 < whole < len(parcels[0].common[0])
+    there = _unpacked(parcels[1])
+    assert there.key == replace(template, members=((1, 1e-2),)).key
+    assert torch.equal(there.subject.network.embedding.weight, subject.network.embedding.weight)

@@ -3,12 +3,14 @@
 import copy
 import hashlib
 import inspect
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
-from typing import Literal
+from typing import Any, Literal
 
+import cloudpickle
 import torch
 from torch import Tensor, nn
 
@@ -47,12 +49,29 @@ class Subject:
             digest.update(numbers.tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def _packed(self) -> bytes:
+        return cloudpickle.dumps((self.network, self.task, self.digest))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Beside what travels with it, so that chunks that wait have it in common."""
+        if protocol < 5:
+            return _unpacked, (self._packed,)
+        return _unpacked, (pickle.PickleBuffer(self._packed),)
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.network.named_parameters()
         yield from self.network.named_buffers()
         for name, split in self.task.splits.items():
             yield f"{name} targets", split.targets
             yield from ((f"{name} {key}", tensor) for key, tensor in split.inputs.items())
+
+
+def _unpacked(packed: Any) -> Subject:
+    network, task, digest = cloudpickle.loads(packed)
+    subject = Subject(network, task)
+    vars(subject)["digest"] = digest  # not to be made again by each worker
+    return subject
 
 
 class Ready:
