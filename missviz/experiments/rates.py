@@ -59,5 +59,5 @@ def warn_of_edges(tuning: pd.DataFrame | None) -> None:
             f"the best learning rate is on the edge of the grid for {named}; "
             "a rate beyond it may be better, so these methods are not compared at their best",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -134,10 +134,10 @@ def fine_tune(
     _check_network_and_task(network, task)
     methods = listed_methods(methods)
     report_seeds = checked_seeds("seeds", seeds)
-    tuning = checked_seeds("tune_seeds", tune_seeds, TUNING_SEED)
+    grid = checked_rates(HALF_DECADES, learning_rates)
+    tuning = checked_seeds("tune_seeds", tune_seeds, TUNING_SEED) if len(grid) > 1 else ()
     if common := sorted(set(tuning) & set(report_seeds)):
         raise ValueError(f"tune_seeds share {common} with seeds; rates are chosen on other seeds")
-    grid = checked_rates(HALF_DECADES, learning_rates)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not torch.float32 or torch.float64")
     settings = Settings(
@@ -177,9 +177,10 @@ def fine_tune(
     probed, *adapted = [frame for frame, _ in done]
     tuned = [table for _, table in done if table is not None]
     losses = pd.concat(adapted, ignore_index=True)
+    divergence = diverged(pd.concat([probed, losses]))
     runs = Runs(
         losses=losses,
-        baselines=pd.concat([constant(task, report_seeds), as_baseline(probed)]),
+        baselines=pd.concat([constant(task, report_seeds), as_baseline(probed)], ignore_index=True),
         settings={
             "protocol": {
                 "name": "fine_tune",
@@ -195,7 +196,7 @@ def fine_tune(
             "methods": {method.name: repr(method) for method in methods},
             "targets": [task.name],
             "seeds": list(report_seeds),
-            "tuning_seeds": list(tuning) if tuned else [],
+            "tuning_seeds": list(tuning),
             "tune_on": "valid" if tuned else None,
             "dtype": str(dtype),
             "device": place,
@@ -209,9 +210,9 @@ def fine_tune(
         tuning=pd.concat(tuned, ignore_index=True) if tuned else None,
         notes=tuple(note for plan in plans for note in plan.notes)
         + unequal_budgets({plan.name: plan.trained for plan in plans[1:]})
-        + diverged(losses),
+        + divergence,
     )
-    for note in diverged(losses):
+    for note in divergence:
         warnings.warn(note, UserWarning, stacklevel=2)
     warn_of_edges(runs.tuning)
     return runs

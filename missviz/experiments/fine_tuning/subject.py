@@ -14,6 +14,7 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
+from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.experiments.fine_tuning.batches import Examples
 from missviz.experiments.fine_tuning.classifier import Classifier, Features
@@ -91,7 +92,9 @@ class Ready:
         """Features that a head sees."""
         some = self.examples("train").batch(torch.arange(min(2, len(self.examples("train")))))
         with torch.no_grad():
-            return int(Features(self.network)(**some).shape[-1])
+            features = Features(self.network)(**some)
+        validation.finite("what network gives for its first examples", features)
+        return features.shape[-1]
 
     def examples(self, split: str) -> Examples:
         with self._lock:
