@@ -488,6 +488,29 @@ class Skipping(Encoder):
         return x + first
 
 
+class Pair(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return self.block(x), None
+
+
+class Pairs(Encoder):
+    """Its blocks give tuples, as some of Hugging Face's do."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.blocks = nn.ModuleList(Pair(block) for block in self.blocks)
+
+    def forward(self, words: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.embedding(words)
+        for block in self.blocks:
+            x, _ = block(x)
+        return x
+
+
 class Secretive(Encoder):
     """A frozen block leaves something behind that the last one's result is changed by."""
 
@@ -557,6 +580,7 @@ def for_bert(task: Task) -> Task:
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], list[str], list[str]]] = {
     "tiny": (encoder, TARGETS, ["blocks.0"]),
     "skipping": (lambda: Skipping(3), TARGETS, ["blocks.0"]),
+    "pairs": (Pairs, TARGETS, ["blocks.0"]),
     "bert": (bert, ["layer.1.*.query", "layer.2.*.query"], ["encoder.layer.0"]),
     "torch": (Words, ["layers.1.linear*", "layers.2.linear*"], ["encoder.layers.0"]),
     "one layer": (lambda: OneLayer(), ["last"], ["first"]),

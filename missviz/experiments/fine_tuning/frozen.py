@@ -125,8 +125,7 @@ def constants(
     features: nn.Module, examples: Examples, size: int, *, inside: bool = True
 ) -> Constants | None:
     """The constant modules of adapted `features`; None where there are none, or where the network
-    cannot be replayed without them, tried on
-    examples that it was not found on.
+    does not give the same without them, tried on examples that they were not found on.
 
     Args:
         inside: False leaves out those within the first block that changes, of which there is more
