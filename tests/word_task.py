@@ -11,7 +11,7 @@ TARGETS = ["blocks.1*", "blocks.2*"]
 """The linear layers of the last two of three blocks."""
 
 SMALL: dict[str, Any] = dict(
-    targets=TARGETS, seeds=3, tune_seeds=2, steps=12, evaluate_every=3, batch_size=16
+    targets=TARGETS, seeds=3, tune_seeds=2, steps=12, evaluate_every=3, batch_size=40
 )
 
 
