@@ -267,13 +267,16 @@ class Part(StrEnum):
     adapters = "adapters"
     spectra = "spectra"
     init = "init"
+    fine_tune = "fine-tune"
     panels = "panels"
 
 
 @app.command()
 def bench(
     part: Part,
-    seeds: Annotated[int, typer.Option(min=1, help="no-free-lunch: runs per method.")] = 32,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="no-free-lunch, fine-tune: runs per method.")
+    ] = 32,
     rounds: Annotated[
         int,
         typer.Option(
@@ -294,6 +297,7 @@ def bench(
     spectra        mv.spectrum(adapter), against an SVD of the dense ΔW and, for every method with
                    factors, their bare product; mv.spectra and mv.inspect_adapter of a whole model
     init           starting a method on a layer, against PEFT
+    fine-tune      a step of members on a transformer, against a loop over PEFT models
     panels         key press to picture in a browser, against ipywidgets.interact
     """
     if device != "cpu":
@@ -321,7 +325,7 @@ def bench(
         path = spectra.report(spectra.compare(device=device, rounds=rounds), out)
     else:
         try:
-            from missviz.bench import adapters, init, no_free_lunch
+            from missviz.bench import adapters, fine_tuning, init, no_free_lunch
         except ImportError as error:
             typer.echo(
                 f"missviz: {error}. The benchmark needs PEFT: pip install 'missviz[peft]'", err=True
@@ -329,6 +333,9 @@ def bench(
             raise typer.Exit(2) from None
         if part is Part.adapters:
             path = adapters.report(adapters.compare(device=device, rounds=5 * rounds), out)
+        elif part is Part.fine_tune:
+            result = fine_tuning.compare(seeds=seeds, rounds=rounds, device=device)
+            path = fine_tuning.report(result, out)
         elif part is Part.init:
             path = init.report(init.compare(device=device, rounds=rounds), out)
         else:

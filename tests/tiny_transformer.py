@@ -50,3 +50,19 @@ class Transformer(nn.Module):
 
 def some_words(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(WORDS, shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Encoder(nn.Module):
+    """Words (n, tokens) → features (n, tokens, features). It is causal: what only fills up, at the
+    end, changes nothing before it."""
+
+    def __init__(self, blocks: int = 2, seed: int = 0) -> None:
+        super().__init__()
+        whole = Transformer(blocks, seed)
+        self.embedding, self.blocks = whole.embedding, whole.blocks
+
+    def forward(self, words: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x: Tensor = self.embedding(words)
+        for block in self.blocks:
+            x = block(x)
+        return x

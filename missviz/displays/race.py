@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -76,7 +77,10 @@ class RaceDisplay(Display):
         from missviz.experiments.runs import chosen_reference
 
         table = runs.to_frame()
-        splits = sorted(set(table["split"]))
+        # Those of `fine_tune` that are looked at once have no curve.
+        counts = table.groupby(["split", "target", "method", "learning_rate", "seed"]).size()
+        once = counts.groupby("split").max() == 1
+        splits = sorted(split for split in set(table["split"]) if not once[split])
         if split not in splits:
             raise ValueError(f"split={split!r} was not measured; choose from {', '.join(splits)}")
         target = choose_target(runs, target)
@@ -90,7 +94,7 @@ class RaceDisplay(Display):
             first = table.groupby("method")["learning_rate"].transform("first")
             table = table[table["learning_rate"] == first]
         losses = {
-            str(method): rows.pivot(index="seed", columns="step", values="loss").to_numpy()
+            str(method): _by_step(rows.pivot(index="seed", columns="step", values="loss"))
             for method, rows in table.groupby("method", sort=False)
         }
         floor = runs.baselines
@@ -246,6 +250,16 @@ class RaceDisplay(Display):
     def _most(self) -> float:
         before = np.nanmean([curve.mean[0] for curve in self.curves.values()])
         return MOST * max(float(before), self.constant)
+
+
+def _by_step(losses: pd.DataFrame) -> Float[np.ndarray, "seeds steps1"]:
+    """(seed, step + 1), from 0 to the last step; between evaluated steps on a straight line, as it
+    is drawn."""
+    values, steps = losses.to_numpy(), losses.columns.to_numpy()
+    if len(steps) == steps[-1] + 1:
+        return values
+    every = np.arange(steps[-1] + 1)
+    return np.array([np.interp(every, steps, row) for row in values])
 
 
 def choose_target(runs: "Runs", target: str | None) -> str:

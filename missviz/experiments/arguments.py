@@ -78,11 +78,8 @@ def checked_methods(
     given = methods is not None
     if methods is None:
         methods = default_methods(protocol) if data is None else core_methods(in_features)
-    if not isinstance(methods, Iterable):
-        raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
-    methods = tuple(methods)
+    methods = listed_methods(methods)
     for method in methods:
-        given_size(checked_method("one of methods", method))
         try:
             method.check_shape(WIDTH, in_features)
         except ValueError as error:
@@ -95,6 +92,16 @@ def checked_methods(
                 f"{method.name} does not fit data with {in_features} inputs (a {WIDTH} × "
                 f"{in_features} layer): {error}{instead}"
             ) from error
+    return methods
+
+
+def listed_methods(methods: Sequence[Method]) -> tuple[Method, ...]:
+    """Methods as a tuple, whose names can key results."""
+    if not isinstance(methods, Iterable):
+        raise TypeError(f"methods={methods} is not a list of methods, such as [missviz.MiSS(4)]")
+    methods = tuple(methods)
+    for method in methods:
+        given_size(checked_method("one of methods", method))
     names = [method.name for method in methods]
     if not names:
         raise ValueError("methods is empty; give at least one, such as [missviz.MiSS(4)]")
@@ -161,9 +168,9 @@ def checked_executor(executor: Executor | None) -> None:
         raise TypeError(f"executor={executor!r} is not a concurrent.futures.Executor{hint}")
 
 
-def checked_rates(protocol: Protocol, rates: Sequence[float] | None) -> tuple[float, ...]:
+def checked_rates(default: tuple[float, ...], rates: Sequence[float] | None) -> tuple[float, ...]:
     if rates is None:
-        return protocol.learning_rates
+        return default
     if isinstance(rates, Real | str) or not isinstance(rates, Iterable):
         raise TypeError(f"learning_rates={rates!r} is not a list of rates, such as [1e-3]")
     checked = tuple(validation.positive_float("learning_rates", rate) for rate in rates)

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 
 from missviz.adapters import validation
 from missviz.adapters.base import Adapter, Memory
@@ -287,6 +288,7 @@ class Adam:
         trained: tensors (member, ...), changed in place.
         learning_rates: one per member, members of one rate side by side.
         multipliers: factor on the rate of each tensor; None means 1.
+        weight_decay: AdamW's: before its step each number shrinks by the rate times this.
     """
 
     def __init__(
@@ -294,7 +296,9 @@ class Adam:
         trained: Sequence[Tensor],
         learning_rates: Sequence[float],
         multipliers: Sequence[float] | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
+        self._weight_decay = weight_decay
         self._groups: list[tuple[float, slice, list[int], dict[str, Any]]] = []
         places: dict[float, list[int]] = {}
         for place, factor in enumerate(multipliers or [1.0] * len(trained)):
@@ -315,7 +319,7 @@ class Adam:
             grads = [gradients[place] for place in which]
             if len(self._groups) > 1:
                 grads = [gradient[members] for gradient in grads]
-            adam(
+            (adamw if self._weight_decay else adam)(
                 **state,
                 # Fused Adam on the CPU walks raw memory; a transposed gradient would be misread.
                 grads=[gradient.contiguous() for gradient in grads],
@@ -325,7 +329,7 @@ class Adam:
                 beta1=0.9,
                 beta2=0.999,
                 lr=rate,
-                weight_decay=0.0,
+                weight_decay=self._weight_decay,
                 eps=1e-8,
                 maximize=False,
             )

@@ -9,7 +9,6 @@ import copy
 import math
 import platform
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -49,6 +48,7 @@ from missviz.experiments.ensemble import (
     never_alone,
     train,
 )
+from missviz.experiments.rates import choose_rate, scores, warn_of_edges
 from missviz.experiments.runs import Runs
 from missviz.experiments.sweep import Cell, Chunk, Kept, Result, run_cells, run_here
 from missviz.experiments.tasks import (
@@ -63,9 +63,6 @@ from missviz.experiments.tasks import (
 )
 from missviz.experiments.timings import adapter_timings
 from missviz.machine import one_thread
-
-GRID_RATIO = 10**0.5
-MOST_WIDENINGS = 4
 
 
 def run_chunk(chunk: Chunk) -> Result:
@@ -211,7 +208,7 @@ def no_free_lunch(
     methods = checked_methods(methods, settings.name, settings.data)
     report_seeds = checked_seeds("seeds", seeds)
     chosen_targets = checked_targets(settings, targets)
-    grid = checked_rates(settings, learning_rates)
+    grid = checked_rates(settings.learning_rates, learning_rates)
     tuning = checked_seeds("tuning_seeds", tuning_seeds, TUNING_SEED) if settings.tuned else ()
     if shared := sorted(set(tuning) & set(report_seeds)):
         raise ValueError(f"tuning_seeds share {shared} with seeds; rates are chosen on other seeds")
@@ -255,7 +252,7 @@ def no_free_lunch(
 
         def score(rates: Sequence[float]) -> Cell[dict[float, float]]:
             members = [(seed, rate) for rate in rates for seed in tuning]
-            return _scores((yield from train_members(method, name, members, blind)), tune_on)
+            return scores((yield from train_members(method, name, members, blind)), tune_on)
 
         table = yield from choose_rate(score, grid, widen=learning_rates is None)
         rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
@@ -311,7 +308,7 @@ def no_free_lunch(
         else None,
         timings=adapter_timings(methods) if timings else None,
     )
-    _warn_of_edges(result)
+    warn_of_edges(result.tuning)
     return result
 
 
@@ -333,40 +330,6 @@ def losses_at(
         chunk = Chunk(protocol, method, members, target, None, torch.float32, device, "auto")
         parts.append(run_here(run_chunk, chunk)["losses"])
     return {split: np.concatenate([part[split] for part in parts]) for split in parts[0]}
-
-
-def choose_rate(
-    score: Callable[[Sequence[float]], Cell[dict[float, float]]],
-    grid: Sequence[float],
-    widen: bool,
-) -> Cell[pd.DataFrame]:
-    """Try every rate of `grid`; while the best is the smallest or largest tried, go on that way.
-
-    Returns one row per rate: learning_rate, score, chosen, on_edge (of the chosen one).
-    """
-    scores = yield from score(grid)
-    for widening in range(MOST_WIDENINGS + 1):
-        best = min(scores, key=scores.__getitem__)
-        at_least, at_most = best == min(scores), best == max(scores)
-        if not (at_least or at_most) or not widen or widening == MOST_WIDENINGS:
-            break
-        scores |= yield from score([best * GRID_RATIO if at_most else best / GRID_RATIO])
-    table = pd.DataFrame({"learning_rate": sorted(scores)})
-    table["score"] = table["learning_rate"].map(scores)
-    table["chosen"] = table["learning_rate"] == best
-    table["on_edge"] = table["chosen"] & (at_least or at_most)
-    return table
-
-
-def _scores(frame: pd.DataFrame, split: str) -> dict[float, float]:
-    """Mean over seeds of the lowest loss on `split`, by rate; infinite where a run diverged."""
-    on_split = frame[frame["split"] == split]
-    lowest = on_split.groupby(["learning_rate", "seed"])["loss"].agg(
-        lambda losses: losses.min() if np.isfinite(losses).all() else np.inf
-    )
-    return {
-        float(rate): float(loss) for rate, loss in lowest.groupby("learning_rate").mean().items()
-    }
 
 
 def _tidy(chunk: Chunk, result: Result) -> pd.DataFrame:
@@ -422,19 +385,3 @@ def baselines(
                 for baseline, prediction in predictions.items()
             ]
     return pd.DataFrame(rows)
-
-
-def _warn_of_edges(runs: Runs) -> None:
-    if runs.tuning is None:
-        return
-    edged = runs.tuning[runs.tuning["on_edge"]]
-    if len(edged):
-        named = ", ".join(
-            f"{row.method} at {row.learning_rate:.3g} ({row.target})" for row in edged.itertuples()
-        )
-        warnings.warn(
-            f"the best learning rate is on the edge of the grid for {named}; "
-            "a rate beyond it may be better, so these methods are not compared at their best",
-            UserWarning,
-            stacklevel=3,
-        )

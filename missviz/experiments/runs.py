@@ -4,11 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from missviz.adapters import validation
 from missviz.files import write_whole
@@ -36,28 +35,37 @@ class Runs:
     """Columns target, method, learning_rate, score, chosen, on_edge; None if nothing was tuned."""
     timings: pd.DataFrame | None = None
     """See `missviz.experiments.adapter_timings`; None if not measured."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know, a sentence each: `fine_tune` says here which budgets
+    differ and what diverged."""
     _summaries: dict[Any, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per target, method, seed, learning_rate, step and split, with loss (mean squared
-        error after `step` optimiser steps), num_parameters (all that Adam sees), adapter_parameters
+        error after `step` optimiser steps; of `fine_tune` cross-entropy, with accuracy beside it),
+        num_parameters (all that Adam sees), adapter_parameters
         (those of the method), init_seconds and train_seconds (ensemble time per member)."""
         return self.losses.copy()
 
     def summary(
-        self, reference: str | None = None, smallest_effect: float | None = None
+        self,
+        reference: str | None = None,
+        smallest_effect: float | None = None,
+        measure: Literal["loss", "accuracy"] = "loss",
     ) -> pd.DataFrame:
         """Mean and 95 % interval over seeds of each metric, and paired differences to one method.
 
         Args:
-            reference: name of a method (or "constant", "unadapted") whose loss is subtracted seed
+            reference: name of a method (or "constant", "unadapted") whose figure is subtracted seed
                 by seed; None means LoRA where there is one, else the first method.
             smallest_effect: differences below it don't interest; None means 1 % of the unadapted
-                network's loss on that split.
+                network's loss on that split, of accuracy one percentage point.
+            measure: "loss", or "accuracy" where that was measured.
 
         Returns one row per target, method, learning_rate and metric. Metrics: "final train",
-        "final valid", "min valid"; with a test split also "test", the test loss at the step whose
-        validation loss is lowest. The constant predictor and the unadapted network have rows too.
+        "final valid", "min valid" (of accuracy "valid at stop"); with a test split also "test", at
+        the step whose validation loss is lowest, and so any other split by its name. The constant
+        predictor and the unadapted network have rows too.
         Columns: mean, low, high (Student's t over seeds); difference, difference_low,
         difference_high; verdict: "lower" or "higher" (the interval clears ±smallest_effect),
         "same" (it lies inside), else "undecided"; seeds, num_parameters, adapter_parameters,
@@ -65,9 +73,12 @@ class Runs:
         """
         if smallest_effect is not None:
             smallest_effect = validation.positive_float("smallest_effect", smallest_effect)
-        key = (reference, smallest_effect)
+        validation.one_of("measure", measure, ("loss", "accuracy"))
+        if measure not in self.losses:
+            raise ValueError(f"measure={measure!r} was not measured; these runs have loss")
+        key = (reference, smallest_effect, measure)
         if key not in self._summaries:
-            self._summaries[key] = _summarise(self, reference, smallest_effect)
+            self._summaries[key] = _summarise(self, reference, smallest_effect, measure)
         return self._summaries[key].copy()
 
     def plot(self, **options: Any) -> "LunchDisplay":
@@ -112,11 +123,12 @@ class Runs:
             parts[0].settings | {"methods": methods},
             stacked([part.tuning for part in parts]),
             stacked([part.timings for part in parts]),
+            tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write losses.csv, baselines.csv, summary.csv, settings.json (and tuning.csv, timings.csv
-        where there are any) into `folder`, each whole or not at all."""
+        """Write losses.csv, baselines.csv, summary.csv, settings.json (and tuning.csv, timings.csv,
+        accuracy.csv, notes.txt where there are any) into `folder`, each whole or not at all."""
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         tables = {
@@ -125,30 +137,48 @@ class Runs:
             "summary": self.summary(),
             "tuning": self.tuning,
             "timings": self.timings,
+            "accuracy": self.summary(measure="accuracy") if "accuracy" in self.losses else None,
         }
         for name, table in tables.items():
             if table is not None:
                 write_whole(out / f"{name}.csv", table.to_csv(index=False))
+        if self.notes:
+            write_whole(out / "notes.txt", "\n".join(self.notes) + "\n")
         write_whole(out / "settings.json", json.dumps(self.settings, indent=2, ensure_ascii=False))
 
 
 # --- Statistics over seeds --------------------------------------------------------------------
 
 
-def metrics(run: dict[str, Float[np.ndarray, "seeds steps"]]) -> dict[str, np.ndarray]:
-    """Each metric per seed, from the losses of one cell by split."""
+def metrics(
+    valid: pd.DataFrame, run: dict[str, pd.DataFrame], measure: str = "loss"
+) -> dict[str, np.ndarray]:
+    """Each metric per seed of one cell, from tables (seeds × steps): the validation loss, which
+    says where to stop, and by split what is measured."""
+    stops = valid.columns[valid.to_numpy().argmin(axis=1)]
+
+    def at_stop(split: str) -> np.ndarray:
+        table = run[split]
+        places = table.columns.get_indexer(stops)
+        return np.where(places < 0, np.nan, table.to_numpy()[np.arange(len(stops)), places])
+
+    best = "min valid" if measure == "loss" else "valid at stop"
     values = {
-        "final train": run["train"][:, -1],
-        "final valid": run["valid"][:, -1],
-        "min valid": run["valid"].min(axis=1),
+        "final train": run["train"].to_numpy()[:, -1],
+        "final valid": run["valid"].to_numpy()[:, -1],
+        best: at_stop("valid"),
     }
-    if "test" in run:
-        stop = run["valid"].argmin(axis=1)
-        values["test"] = run["test"][np.arange(len(stop)), stop]
-    return values
+    others = [split for split in run if split not in ("train", "valid")]
+    return values | {split: at_stop(split) for split in others}
 
 
-SPLIT_OF = {"final train": "train", "final valid": "valid", "min valid": "valid", "test": "test"}
+SPLIT_OF = {
+    "final train": "train",
+    "final valid": "valid",
+    "min valid": "valid",
+    "valid at stop": "valid",
+}
+"""Where a metric is measured; others have the name of their split."""
 
 
 def verdict(low: float, high: float, smallest_effect: float) -> str:
@@ -174,7 +204,9 @@ def chosen_reference(
     return reference
 
 
-def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None) -> pd.DataFrame:
+def _summarise(
+    runs: Runs, reference: str | None, smallest_effect: float | None, measure: str
+) -> pd.DataFrame:
     names = list(dict.fromkeys(runs.losses["method"]))
     baselines = list(dict.fromkeys(runs.baselines["baseline"]))
     reference = chosen_reference(reference, names, baselines)
@@ -194,29 +226,35 @@ def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None)
         counts: dict[str, tuple[int, int]] = {}
         for (method, rate), cell in of_target.groupby(["method", "learning_rate"], sort=False):
             by_split = {
-                split: table.pivot(index="seed", columns="step", values="loss").to_numpy()
-                for split, table in cell.groupby("split")
+                str(split): table.pivot(index="seed", columns="step", values=measure)
+                for split, table in cell.groupby("split", sort=False)
             }
-            cells[method, rate] = metrics(by_split)
+            valid = cell[cell["split"] == "valid"]
+            valid = valid.pivot(index="seed", columns="step", values="loss")
+            cells[method, rate] = metrics(valid, by_split, measure)
             first = cell.iloc[0]
             counts[method] = int(first["num_parameters"]), int(first["adapter_parameters"])
         for baseline, table in floor.groupby("baseline", sort=False):
             per_split = {
-                split: losses.sort_values("seed")["loss"].to_numpy()
-                for split, losses in table.groupby("split")
+                split: figures.sort_values("seed")[measure].to_numpy()
+                for split, figures in table.groupby("split")
             }
             some = next(iter(cells.values()))
-            cells[str(baseline), np.nan] = {name: per_split[SPLIT_OF[name]] for name in some}
+            cells[str(baseline), np.nan] = {
+                name: per_split[SPLIT_OF.get(name, name)] for name in some
+            }
         for (method, rate), values in cells.items():
             same_rate = [cells[key] for key in cells if key[0] == reference and key[1] == rate]
             any_rate = [cells[key] for key in cells if key[0] == reference]
             against = (same_rate or any_rate)[0]
-            for metric, losses in values.items():
+            for metric, figures in values.items():
                 effect = smallest_effect
-                if effect is None:
-                    effect = 0.01 * float(unadapted[SPLIT_OF[metric]])
-                mean, half = losses.mean(), half_width(losses)
-                gaps = losses - against[metric]
+                if effect is None and measure == "loss":
+                    effect = 0.01 * float(unadapted[SPLIT_OF.get(metric, metric)])
+                elif effect is None:
+                    effect = 0.01
+                mean, half = figures.mean(), half_width(figures)
+                gaps = figures - against[metric]
                 difference, half_gap = gaps.mean(), half_width(gaps)
                 total, own = counts.get(method, (0, 0))
                 rows.append(
@@ -235,7 +273,7 @@ def _summarise(runs: Runs, reference: str | None, smallest_effect: float | None)
                         if method == reference
                         else verdict(difference - half_gap, difference + half_gap, effect),
                         "smallest_effect": effect,
-                        "seeds": len(losses),
+                        "seeds": len(figures),
                         "num_parameters": total,
                         "adapter_parameters": own,
                         "rate_on_edge": bool(edges.get((target, method), False)),

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import cloudpickle
 import joblib
@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 import missviz
 from missviz.adapters.base import Method
+from missviz.experiments import tasks
 from missviz.experiments.ensemble import Engine
-from missviz.experiments.tasks import Protocol, Target
 from missviz.files import write_whole
 from missviz.machine import one_thread
 
@@ -34,32 +34,58 @@ Result = dict[str, Any]
 """What a chunk gives: arrays and numbers, that pickle takes."""
 
 
+class Piece(Protocol):
+    """A piece of work that is done, and kept, as a whole: one ensemble. `str` says which."""
+
+    @property
+    def name(self) -> str:
+        """Of the cell that it is from."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def key(self) -> object:
+        """All that its result depends on beside missviz, as plain values."""
+
+    @property
+    def defined_in(self) -> tuple[str, ...]:
+        """The modules with the code that it runs."""
+
+
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of work that is done, and kept, as a whole: one ensemble.
+    """Members of `no_free_lunch`. Plain settings only: it is a key on disk, and travels."""
 
-    Plain settings only, so that it can be a key on disk and travel to another process.
-    """
-
-    protocol: Protocol
+    protocol: tasks.Protocol
     method: Method
     members: tuple[tuple[int, float], ...]
     """(seed, learning rate), those of one rate side by side."""
     target_name: str
-    target: Target | None
+    target: tasks.Target | None
     dtype: torch.dtype
     device: str
     engine: Engine
 
+    @property
+    def name(self) -> str:
+        return f"{self.method.name} ({self.target_name})"
+
+    @property
+    def key(self) -> object:
+        return self
+
+    @property
+    def defined_in(self) -> tuple[str, ...]:
+        return type(self.method).__module__, getattr(self.target, "__module__", "missviz.")
+
     def __str__(self) -> str:
         seeds, rates = (sorted(set(values)) for values in zip(*self.members, strict=True))
         at = ", ".join(f"{rate:.3g}" for rate in rates)
-        return (
-            f"{self.method.name} ({self.target_name}), seeds {seeds[0]} to {seeds[-1]}, rate {at}"
-        )
+        return f"{self.name}, seeds {seeds[0]} to {seeds[-1]}, rate {at}"
 
 
-Cell = Generator[Sequence[Chunk], list[Result], AnswerT]
+Cell = Generator[Sequence[Piece], list[Result], AnswerT]
 """A part of an experiment, written as if its chunks ran at once: `results = yield chunks` asks for
 some, and what it returns is its answer. While it waits, others are at work."""
 
@@ -69,7 +95,7 @@ class _Request:
     """The chunks that a cell waits for, and the results that are there."""
 
     cell: int
-    chunks: Sequence[Chunk]
+    chunks: Sequence[Piece]
     results: list[Result | None]
 
     @property
@@ -81,7 +107,7 @@ class _Request:
 
 def run_cells(
     cells: Sequence[Cell[AnswerT]],
-    work: Callable[[Chunk], Result],
+    work: Callable[[Any], Result],
     executor: Executor,
     kept: "Kept",
     bar: "tqdm[Any]",
@@ -162,32 +188,48 @@ class Parcel:
     """
 
     packed: bytes
+    common: tuple[bytes, ...]
+    """What is the same in many chunks, such as a network: in memory once here, however many wait.
+    """
     ticket: str
     """Unlike any other; else Dask, asked for a chunk that failed before, gives that failure again.
     """
 
 
-def _pack(chunk: Chunk) -> Parcel:
+def _pack(chunk: Piece) -> Parcel:
+    common: list[bytes] = []
+
+    def goes_inside(buffer: pickle.PickleBuffer) -> bool:
+        whole = memoryview(buffer).obj
+        if isinstance(whole, bytes):
+            common.append(whole)
+            return False
+        return True
+
     try:
-        return Parcel(cloudpickle.dumps(chunk), uuid.uuid4().hex)
+        packed = cloudpickle.dumps(chunk, protocol=5, buffer_callback=goes_inside)
     except Exception as error:
-        raise TypeError(
-            f"{chunk.method.name} ({chunk.target_name}) cannot be sent to another process: {error}"
-        ) from error
+        raise TypeError(f"{chunk.name} cannot be sent to another process: {error}") from error
+    return Parcel(packed, tuple(common), uuid.uuid4().hex)
 
 
-def _run_alike(work: Callable[[Chunk], Result], sent: Chunk | Parcel, code: str) -> Result:
+def _run_alike(work: Callable[[Any], Result], sent: Piece | Parcel, code: str) -> Result:
     """A chunk's result, the same to the last bit whichever worker it comes from."""
     if code != fingerprint():
         raise RuntimeError(
             f"a worker runs other code (missviz {missviz.__version__}, torch {torch.__version__}) "
             "than the process that started the sweep; install the same on both"
         )
-    chunk: Chunk = cloudpickle.loads(sent.packed) if isinstance(sent, Parcel) else sent
+    chunk: Piece = _unpacked(sent) if isinstance(sent, Parcel) else sent
     return run_here(work, chunk)
 
 
-def run_here(work: Callable[[Chunk], Result], chunk: Chunk) -> Result:
+def _unpacked(parcel: Parcel) -> Piece:
+    chunk: Piece = cloudpickle.loads(parcel.packed, buffers=parcel.common)
+    return chunk
+
+
+def run_here(work: Callable[[Any], Result], chunk: Piece) -> Result:
     """A chunk's result, here and now, the same to the last bit however many cores there are."""
     with one_thread() if chunk.device == "cpu" else nullcontext():
         return work(chunk)
@@ -198,8 +240,8 @@ def fingerprint() -> str:
     """A hash of the code and library that a result depends on."""
     package = Path(missviz.__file__).parent
     digest = hashlib.blake2b(torch.__version__.encode())
-    for folder in ("adapters", "experiments", "."):
-        for source in sorted((package / folder).glob("*.py")):
+    for sources in ("adapters/*.py", "experiments/**/*.py", "*.py"):
+        for source in sorted(package.glob(sources)):
             digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -224,7 +266,7 @@ class Kept:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
 
-    def find(self, chunk: Chunk) -> Result | None:
+    def find(self, chunk: Piece) -> Result | None:
         """The kept result of `chunk`, by this code; None where there is none that can be read."""
         path = self._path(chunk)
         if path is None:
@@ -235,7 +277,7 @@ class Kept:
             return None
         return result
 
-    def keep(self, chunk: Chunk, result: Result) -> None:
+    def keep(self, chunk: Piece, result: Result) -> None:
         """Write `result`, whole or not at all. On a full disk warn, once: it is still in memory,
         and the sweep is worth more than its copy."""
         path = self._path(chunk)
@@ -254,8 +296,8 @@ class Kept:
                     stacklevel=4,
                 )
 
-    def _path(self, chunk: Chunk) -> Path | None:
-        defined = [type(chunk.method).__module__, getattr(chunk.target, "__module__", "missviz.")]
-        if self._folder is None or not all(module.startswith("missviz.") for module in defined):
+    def _path(self, chunk: Piece) -> Path | None:
+        ours = all(module.startswith("missviz.") for module in chunk.defined_in)
+        if self._folder is None or not ours:
             return None
-        return self._folder / f"{joblib.hash((chunk, fingerprint()))}.pickle"
+        return self._folder / f"{joblib.hash((chunk.key, fingerprint()))}.pickle"

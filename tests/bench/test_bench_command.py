@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from missviz.bench import init, spectra
+from missviz.bench import fine_tuning, init, spectra
 from missviz.cli import Part, app
 
 runner = CliRunner()
@@ -32,6 +32,19 @@ def test_spectra_and_init_write_their_results(tmp_path: Path, monkeypatch) -> No
         written = json.loads((tmp_path / f"{part}-cpu.json").read_text())
         assert written["part"] == part
         assert len(written["rows"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT reads it
+def test_fine_tune_measures_the_same_runs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fine_tuning, "FEATURES", 24)
+    compare = fine_tuning.compare
+    monkeypatch.setattr(fine_tuning, "compare", lambda **said: compare(**said, examples=64))
+    options = ["bench", "fine-tune", "--seeds", "3", "--rounds", "1", "--out", str(tmp_path)]
+    result = runner.invoke(app, options)
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "fine-tune-cpu.json").read_text())
+    assert written["largest_loss_difference"] < 1e-4
+    assert written["ratio_lowest"] <= written["ratio"] <= written["ratio_highest"]
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda"])

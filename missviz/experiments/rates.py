@@ -1,0 +1,63 @@
+"""A learning rate for each method, chosen on seeds that are not reported."""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from missviz.experiments.sweep import Cell
+
+GRID_RATIO = 10**0.5
+MOST_WIDENINGS = 4
+
+
+def choose_rate(
+    score: Callable[[Sequence[float]], Cell[dict[float, float]]],
+    grid: Sequence[float],
+    widen: bool,
+) -> Cell[pd.DataFrame]:
+    """Try every rate of `grid`; while the best is the smallest or largest tried, go on that way.
+
+    Returns one row per rate: learning_rate, score, chosen, on_edge (of the chosen one).
+    """
+    scores = yield from score(grid)
+    for widening in range(MOST_WIDENINGS + 1):
+        best = min(scores, key=scores.__getitem__)
+        at_least, at_most = best == min(scores), best == max(scores)
+        if not (at_least or at_most) or not widen or widening == MOST_WIDENINGS:
+            break
+        scores |= yield from score([best * GRID_RATIO if at_most else best / GRID_RATIO])
+    table = pd.DataFrame({"learning_rate": sorted(scores)})
+    table["score"] = table["learning_rate"].map(scores)
+    table["chosen"] = table["learning_rate"] == best
+    table["on_edge"] = table["chosen"] & (at_least or at_most)
+    return table
+
+
+def scores(frame: pd.DataFrame, split: str) -> dict[float, float]:
+    """Mean over seeds of the lowest loss on `split`, by rate; infinite where a run diverged."""
+    on_split = frame[frame["split"] == split]
+    lowest = on_split.groupby(["learning_rate", "seed"])["loss"].agg(
+        lambda losses: losses.min() if np.isfinite(losses).all() else np.inf
+    )
+    return {
+        float(rate): float(loss) for rate, loss in lowest.groupby("learning_rate").mean().items()
+    }
+
+
+def warn_of_edges(tuning: pd.DataFrame | None) -> None:
+    """A UserWarning that names the methods whose best rate is on the grid's edge."""
+    if tuning is None:
+        return
+    edged = tuning[tuning["on_edge"]]
+    if len(edged):
+        named = ", ".join(
+            f"{row.method} at {row.learning_rate:.3g} ({row.target})" for row in edged.itertuples()
+        )
+        warnings.warn(
+            f"the best learning rate is on the edge of the grid for {named}; "
+            "a rate beyond it may be better, so these methods are not compared at their best",
+            UserWarning,
+            stacklevel=3,
+        )
