@@ -191,6 +191,26 @@ def test_the_button_reveals(notebook: Notebook) -> None:
     button.click()
     notebook.cell(cell).get_by_text("after 100 steps").wait_for(timeout=10_000)
     assert not button.is_visible()
+    assert notebook.page.evaluate("document.activeElement.closest('.jp-Notebook') !== null")
+
+
+@pytest.mark.parametrize("name", ["expansion", "question"])
+def test_shift_enter_runs_the_cell_and_goes_on_while_a_control_has_the_focus(
+    notebook: Notebook, name: str
+) -> None:
+    cell = CELLS.index(name)
+    if name == "question":
+        notebook.cell(cell).get_by_label("many").check()
+    else:
+        notebook.controls(opened(notebook, name))[0].click()
+    count = notebook.cell(cell).locator(".jp-InputPrompt").first.inner_text()
+    notebook.page.keyboard.press("Shift+Enter")
+    active = "() => window.jupyterapp.shell.currentWidget.content.activeCellIndex"
+    notebook.page.wait_for_function(f"([cell]) => ({active})() === cell + 1", arg=[cell])
+    notebook.page.wait_for_function(
+        "([node, count]) => !['[*]:', count].includes(node.innerText)",
+        arg=[notebook.cell(cell).locator(".jp-InputPrompt").first.element_handle(), count],
+    )
 
 
 def test_a_guess_reaches_python(notebook: Notebook) -> None:

@@ -50,7 +50,28 @@ function frameOf(look) {
   root.style.background = look.paper;
   root.style.color = look.ink;
   root.classList.toggle("fill", look.fill);
+  root.addEventListener("keydown", passOn);
   return root;
+}
+
+/** Shift-Enter and its like run cells, also while a control has the focus.
+ * @param {KeyboardEvent} event */
+function passOn(event) {
+  const notebook = notebookOf(/** @type {Element} */ (event.currentTarget));
+  const { key, code, shiftKey, ctrlKey, altKey, metaKey } = event;
+  if (!notebook || key !== "Enter" || !(shiftKey || ctrlKey || altKey || metaKey)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  notebook.focus({ preventScroll: true });
+  const same = { key, code, shiftKey, ctrlKey, altKey, metaKey, keyCode: event.keyCode };
+  notebook.dispatchEvent(new KeyboardEvent("keydown", { ...same, bubbles: true, cancelable: true }));
+}
+
+/** The notebook of JupyterLab or Notebook that an element stands in, or null.
+ * @param {Element} node
+ * @returns {HTMLElement | null} */
+function notebookOf(node) {
+  return node.closest(".jp-Notebook");
 }
 
 /** Follows changes of the model until the view is gone.
@@ -282,7 +303,12 @@ function panel(model) {
   });
   row.append(reveal);
   reveal.addEventListener("click", () => model.send({ kind: "reveal" }));
-  const hide = () => reveal.toggleAttribute("hidden", !model.get("_hidden"));
+  const hide = () => {
+    const left = document.activeElement === reveal && !model.get("_hidden");
+    reveal.toggleAttribute("hidden", !model.get("_hidden"));
+    // What is hidden loses the focus to nothing, and with it the keys of the notebook.
+    if (left) (notebookOf(root) ?? row.querySelector("input, select"))?.focus({ preventScroll: true });
+  };
   const report = () => {
     note.textContent = model.get("_note");
   };
