@@ -25,7 +25,7 @@ from missviz.adapters.contract import (
     wrong_name,
 )
 from missviz.adapters.conv1d import as_linear
-from missviz.adapters.linear import Product, add_to, apply_linear
+from missviz.adapters.linear import Product, add_to, apply_linear, rows_of
 from missviz.adapters.update import Update, two_factors
 from missviz.randomness import generator_for
 
@@ -178,6 +178,11 @@ def checked_method(name: str, value: Any) -> Method:
         ]
         call = f"{value.__name__}({', '.join(needed)})"
         raise TypeError(f"{name}={value.__name__} is a class; pass an instance: {call}")
+    if isinstance(value, str):
+        raise TypeError(
+            f"{name}={value!r} is not a missviz method but a name; give the method itself, such as "
+            "missviz.MiSS(rank=4)"
+        )
     raise TypeError(f"{name}={value!r} is not a missviz method; try missviz.MiSS(rank=4)")
 
 
@@ -271,11 +276,7 @@ class Adapter(nn.Module, Update):
 
     def rows(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*member n in_"]:
         """x as formulas have it. Stacked adapters take members first: (member · batch, ..., in)."""
-        if x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"x of shape {tuple(x.shape)} does not end in in_features={self.in_features}"
-            )
-        return x.reshape(*self.members, -1, self.in_features)
+        return rows_of(x, self.in_features, *self.members)
 
     def as_given(
         self, y: Float[Tensor, "*member n out"], x: Float[Tensor, "*batch in_"]

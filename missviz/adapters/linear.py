@@ -1,10 +1,26 @@
 """Linear layers, with or without a leading member dimension: y = W x + b."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+def rows_of(x: Tensor, in_features: int, *members: int) -> Float[Tensor, "*member n in_"]:
+    """x (..., in) in rows; with `members`, those of all of them one after the other, shared out.
+
+    Raises ValueError where x ends in another number, or does not divide among the members.
+    """
+    if x.shape[-1] != in_features:
+        raise ValueError(f"x of shape {tuple(x.shape)} does not end in in_features={in_features}")
+    if members and math.prod(x.shape[:-1]) % members[0]:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} does not divide among {members[0]} members; a stack "
+            "takes the inputs of all of them, one after the other"
+        )
+    return x.reshape(*members, -1, in_features)
 
 
 def apply_linear(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter
-from missviz.adapters.linear import apply_linear
+from missviz.adapters.linear import apply_linear, rows_of
 from missviz.adapters.training import asks_more
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -83,7 +83,7 @@ class StackedLinear(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
-        rows = x.reshape(len(self.weight), -1, self.in_features)
+        rows = rows_of(x, self.in_features, len(self.weight))
         y = apply_linear(rows, self.weight, self.bias)
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.features_first else y.contiguous()
@@ -101,6 +101,10 @@ class EachMember(nn.Module):
             output: Tensor = torch.func.functional_call(self.module, own, (x,))
             return output
 
+        if x.shape[0] % self.members:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} does not divide among {self.members} members"
+            )
         own = {name: tensor for name, tensor in _tensors(self.module) if name in self.names}
         return torch.func.vmap(one)(own, x.unflatten(0, (self.members, -1))).flatten(0, 1)
 

@@ -7,14 +7,19 @@ import traitlets
 
 from missviz.explore.front import FrontEnd, look_of_text
 
+_GUESSES: dict[tuple[str, ...], int] = {}
+"""Guesses of this session by question and choices, so that a cell that runs again keeps its own."""
+
 
 class Prediction(FrontEnd):
-    """A question with radio buttons. `guess` is the choice so far, or None."""
+    """A question with radio buttons. `guess` is the choice so far, or None; once the outcome is
+    shown, buttons no longer change it."""
 
     _question = traitlets.Unicode().tag(sync=True)
     _choices: Any = traitlets.List().tag(sync=True)
     _guess = traitlets.Int(-1).tag(sync=True)
     _words = traitlets.Unicode().tag(sync=True)
+    _closed = traitlets.Bool().tag(sync=True)
 
     def __init__(self, question: str, choices: Sequence[Any]) -> None:
         self.question = str(question)
@@ -26,6 +31,7 @@ class Prediction(FrontEnd):
             _look=look_of_text(),
             _question=self.question,
             _choices=[str(choice) for choice in choices],
+            _guess=_GUESSES.get((self.question, *map(str, choices)), -1),
         )
         self.observe(self._show, names="_guess")
         self._show()
@@ -55,10 +61,12 @@ class Prediction(FrontEnd):
     def reveal(self, outcome: object) -> "Outcome":
         """Show `outcome` beside the guess, there and here; guessing first is up to the reader."""
         self._outcome = str(outcome)
+        self._closed = True
         self._show()
         return Outcome(self.guess, self._outcome)
 
     def _show(self, _: object = None) -> None:
+        _GUESSES[self.question, *self._choices] = self._guess
         first = "No guess yet." if self.guess is None else f"Your guess: {self.guess}."
         self._words = first if self._outcome is None else f"{first} Outcome: {self._outcome}"
 
@@ -85,6 +93,6 @@ def predict(question: str, choices: Sequence[Any]) -> Prediction:
     """A question to answer before the next cell is run; choices become radio buttons.
 
     `guess = mv.predict(...)` keeps it, `guess.reveal(outcome)` shows both. Nothing is graded, and
-    an unanswered question stops nothing.
+    an unanswered question stops nothing. Run again, the cell shows the guess of before.
     """
     return Prediction(question, choices)

@@ -238,6 +238,12 @@ def test_what_cannot_be_stacked_is_said() -> None:
     for models, error, message in cases:
         raises_one_sentence(lambda models=models: mv.stack(models), error, message)
     assert mv.stack([own, own])(torch.ones(2, 8)).shape == (2, 4)
+    for pair in ([one, one], [own, own]):
+        raises_one_sentence(
+            lambda pair=pair: mv.stack(pair)(torch.ones(5, 8)),
+            ValueError,
+            "x of shape (5, 8) does not divide among 2 members",
+        )
 
 
 @pytest.mark.slow

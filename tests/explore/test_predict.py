@@ -3,6 +3,21 @@
 import pytest
 
 import missviz as mv
+from missviz.explore.predict import _GUESSES
+
+
+@pytest.fixture(autouse=True)
+def a_new_session() -> None:
+    _GUESSES.clear()
+
+
+def test_a_cell_that_is_run_again_keeps_its_guess() -> None:
+    mv.predict("Which rank?", [1, 2]).set_state({"_guess": 1})
+    again = mv.predict("Which rank?", [1, 2])
+    assert again.guess == "2"
+    assert again._words == "Your guess: 2."
+    assert mv.predict("Which rank?", [1, 2, 3]).guess is None
+    assert mv.predict("Which other rank?", [1, 2]).guess is None
 
 
 def test_guess_and_outcome() -> None:
@@ -12,8 +27,10 @@ def test_guess_and_outcome() -> None:
     guess.set_state({"_guess": 1})  # as the browser does
     assert guess.guess == "2"
     assert guess._words == "Your guess: 2."
+    assert not guess._closed
     outcome = guess.reveal("rank 4")
     assert guess._words == "Your guess: 2. Outcome: rank 4"
+    assert guess._closed
     assert repr(outcome) == "You guessed: 2.\nOutcome:     rank 4"
 
 

@@ -367,11 +367,13 @@ function question(model) {
   const show = () => {
     choices.forEach((choice, place) => {
       choice.input.checked = place === model.get("_guess");
+      choice.input.disabled = model.get("_closed");
     });
     note.textContent = model.get("_words");
   };
   show();
-  const leave = follow(model, { "change:_guess": show, "change:_words": show });
+  const heard = { "change:_guess": show, "change:_words": show, "change:_closed": show };
+  const leave = follow(model, heard);
   return { root, leave };
 }
 
