@@ -80,6 +80,7 @@ def steps_for(device: str, small: bool, out: Path, reports: Path) -> list[Step]:
     parts = {
         "no-free-lunch": (70, ["--seeds", "2" if small else "4", "--rounds", "1"]),
         "adapters": (40, []),
+        "fine-tune": (60, ["--seeds", "16", "--rounds", "1"]),
         "spectra": (60, ["--rounds", "1"]),
         "init": (60, ["--rounds", "1"]),
     }

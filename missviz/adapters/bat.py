@@ -85,7 +85,7 @@ class BatAdapter(Adapter):
         features = self.in_features if method.index == "input" else self.out_features
         self.D = self.zeros(features // method.block_size, method.block_size, method.block_size)
 
-    def blocks(self) -> Float[Tensor, "*member O b I b"]:
+    def blocks(self) -> Float[Tensor, "*shared O b I b"]:
         """W₀ cut into blocks: [o, a, i, c] is entry (a, c) of W_oi."""
         b = self.method.block_size
         return self.base.weight.unflatten(-1, (-1, b)).unflatten(-3, (-1, b))
@@ -116,7 +116,7 @@ class OutputBatAdapter(BatAdapter):
 
 
 def _output_delta(
-    blocks: Float[Tensor, "*member O b I b"], D: Float[Tensor, "*member O b b"]
+    blocks: Float[Tensor, "*shared O b I b"], D: Float[Tensor, "*member O b b"]
 ) -> Float[Tensor, "*member O b I b"]:
     return torch.einsum("...oaic,...oce->...oaie", blocks, D) + D.unsqueeze(-2)
 

@@ -26,7 +26,7 @@ def rows_of(x: Tensor, in_features: int, *members: int) -> Float[Tensor, "*membe
 def apply_linear(
     x: Float[Tensor, "*batch in_"],
     weight: Float[Tensor, "*member out in_"],
-    bias: Float[Tensor, "*member out"] | None = None,
+    bias: Float[Tensor, "... out"] | None = None,
 ) -> Float[Tensor, "*batch out"]:
     """y = W x + b; with a leading member dimension on W and b, member e maps x[e] of shape (n, in).
 

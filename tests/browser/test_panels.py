@@ -46,11 +46,12 @@ def sized(open_notebook: Notebook, request) -> Notebook:
     return open_notebook
 
 
-BY_HAND = pytest.mark.parametrize(
-    ("open_notebook", "sized"), [("page", "1280"), ("lecture", "1920")], indirect=True
-)
-"""What takes long, in the smaller window as it is and in the larger one at a projector's scale;
-`test_a_mouse_finds_every_place_of_every_slider` has all four."""
+@pytest.fixture
+def by_hand(open_notebook: Notebook) -> Notebook:
+    """For what takes long: in the smaller window as it is, in the larger one at a projector's
+    scale. `test_a_mouse_finds_every_place_of_every_slider` has all four."""
+    resize(open_notebook, *SIZES["1280" if open_notebook.name == "page" else "1920"])
+    return open_notebook
 
 
 def resize(notebook: Notebook, width: int, height: int) -> None:
@@ -85,16 +86,15 @@ def test_a_mouse_finds_every_place_of_every_slider(sized: Notebook, name: str) -
             assert control.evaluate(hit, point), (name, share)
 
 
-@BY_HAND
 @pytest.mark.parametrize("name", PANELS)
-def test_a_hand_reaches_every_value_of_every_control(sized: Notebook, name: str) -> None:
+def test_a_hand_reaches_every_value_of_every_control(by_hand: Notebook, name: str) -> None:
     """Menus: every entry. Sliders: dragged to both ends, a quarter, the middle, three quarters."""
-    cell = opened(sized, name)
+    cell = opened(by_hand, name)
     panel = getattr(mv.explore, name)()
-    controls = zip(sized.controls(cell), panel.choices.items(), strict=True)
+    controls = zip(by_hand.controls(cell), panel.choices.items(), strict=True)
     for control, (label, options) in controls:
         control.scroll_into_view_if_needed()
-        first, before = shown_value(control), settled_words(sized, cell)
+        first, before = shown_value(control), settled_words(by_hand, cell)
         menu, last = is_menu(control), len(options) - 1
         seen = {before}
         for share in range(last + 1) if menu else (0, 0.25, 0.5, 0.75, 1):
@@ -102,16 +102,16 @@ def test_a_hand_reaches_every_value_of_every_control(sized: Notebook, name: str)
                 control.select_option(label=label_of(options[share]))
                 reached = {options[share]}
             else:
-                sized.drag(control, share)
+                by_hand.drag(control, share)
                 near = [place for place in range(last + 1) if abs(place - share * last) <= 0.51]
                 reached = {options[place] for place in near}
             assert shown_value(control) in set(map(label_of, reached)), (label, share)
             if seen == {before} and shown_value(control) != first:
-                seen.add(settled_words(sized, cell))
-        seen.add(settled_words(sized, cell))
+                seen.add(settled_words(by_hand, cell))
+        seen.add(settled_words(by_hand, cell))
         assert len(seen) > 1, f"{label} of {name} is dead"
-        put_back(sized, control, options, first)
-        assert settled_words(sized, cell) == before
+        put_back(by_hand, control, options, first)
+        assert settled_words(by_hand, cell) == before
 
 
 def put_back(notebook: Notebook, control, options, value: str) -> None:
@@ -194,6 +194,7 @@ def test_the_button_reveals(notebook: Notebook) -> None:
     assert notebook.page.evaluate("document.activeElement.closest('.jp-Notebook') !== null")
 
 
+@pytest.mark.parametrize("open_notebook", ["page"], indirect=True)
 @pytest.mark.parametrize("name", ["expansion", "question"])
 def test_shift_enter_runs_the_cell_and_goes_on_while_a_control_has_the_focus(
     notebook: Notebook, name: str
