@@ -56,9 +56,14 @@ def by_hand(open_notebook: Notebook) -> Notebook:
 
 def resize(notebook: Notebook, width: int, height: int) -> None:
     notebook.page.set_viewport_size({"width": width, "height": height})
+    # JupyterLab lays out its parts one after the other.
     notebook.page.wait_for_function(
-        "width => document.querySelector('#main').getBoundingClientRect().width === width",
-        arg=width,
+        """([width, height]) => {
+            const place = (part) => document.querySelector(part).getBoundingClientRect();
+            const below = height - place(".jp-WindowedPanel-outer").bottom;
+            return place("#main").width === width && 0 <= below && below < 60;
+        }""",
+        arg=[width, height],
     )
 
 
