@@ -8,7 +8,7 @@ import traitlets
 from missviz.explore.front import FrontEnd, look_of_text
 
 _GUESSES: dict[tuple[str, ...], int] = {}
-"""Guesses of this session by question and choices, so that a cell that runs again keeps its own."""
+"""Guesses since the kernel began, by question and choices: a cell that runs again keeps its own."""
 
 
 class Prediction(FrontEnd):

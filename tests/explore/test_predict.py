@@ -7,7 +7,7 @@ from missviz.explore.predict import _GUESSES
 
 
 @pytest.fixture(autouse=True)
-def a_new_session() -> None:
+def a_new_kernel() -> None:
     _GUESSES.clear()
 
 
