@@ -25,7 +25,7 @@ from missviz.adapters.contract import (
     wrong_name,
 )
 from missviz.adapters.conv1d import as_linear
-from missviz.adapters.linear import Product, add_to, apply_linear, rows_of
+from missviz.adapters.linear import Product, add_to, apply_linear, as_given, rows_of
 from missviz.adapters.update import Update, two_factors
 from missviz.randomness import generator_for
 
@@ -281,9 +281,8 @@ class Adapter(nn.Module, Update):
     def as_given(
         self, y: Float[Tensor, "*member n out"], x: Float[Tensor, "*batch in_"]
     ) -> Float[Tensor, "*batch out"]:
-        """y with the leading dimensions of x again, and in memory as nn.Linear's would be."""
-        y = y.reshape(*x.shape[:-1], self.out_features)
-        return y if self.features_first else y.contiguous()
+        """y with the leading dimensions of x again."""
+        return as_given(y, x, self.features_first)
 
     def through_weight(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         """The same y as one product with W₀ + ΔW, for methods that build it in `forward`."""

@@ -15,12 +15,27 @@ def rows_of(x: Tensor, in_features: int, *members: int) -> Float[Tensor, "*membe
     """
     if x.shape[-1] != in_features:
         raise ValueError(f"x of shape {tuple(x.shape)} does not end in in_features={in_features}")
-    if members and math.prod(x.shape[:-1]) % members[0]:
-        raise ValueError(
-            f"x of shape {tuple(x.shape)} does not divide among {members[0]} members; a stack "
-            "takes the inputs of all of them, one after the other"
-        )
+    if members:
+        check_divides(x, math.prod(x.shape[:-1]), members[0])
     return x.reshape(*members, -1, in_features)
+
+
+def check_divides(x: Tensor, rows: int, members: int) -> None:
+    """ValueError where the rows of x cannot be shared out to members."""
+    if rows % members:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} does not divide among {members} members; a stack takes "
+            "the inputs of all of them, one after the other"
+        )
+
+
+def as_given(
+    y: Float[Tensor, "*member n out"], x: Float[Tensor, "*batch in_"], features_first: bool
+) -> Float[Tensor, "*batch out"]:
+    """y with the leading dimensions of x again and, unless features may come first, in memory as
+    nn.Linear's would be: networks call `view` on it."""
+    y = y.reshape(*x.shape[:-1], y.shape[-1])
+    return y if features_first else y.contiguous()
 
 
 def apply_linear(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter
-from missviz.adapters.linear import apply_linear, rows_of
+from missviz.adapters.linear import apply_linear, as_given, check_divides, rows_of
 from missviz.adapters.training import asks_more
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -84,9 +84,7 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch in_"]) -> Float[Tensor, "*batch out"]:
         rows = rows_of(x, self.in_features, len(self.weight))
-        y = apply_linear(rows, self.weight, self.bias)
-        y = y.reshape(*x.shape[:-1], self.out_features)
-        return y if self.features_first else y.contiguous()
+        return as_given(apply_linear(rows, self.weight, self.bias), x, self.features_first)
 
 
 class EachMember(nn.Module):
@@ -101,10 +99,7 @@ class EachMember(nn.Module):
             output: Tensor = torch.func.functional_call(self.module, own, (x,))
             return output
 
-        if x.shape[0] % self.members:
-            raise ValueError(
-                f"x of shape {tuple(x.shape)} does not divide among {self.members} members"
-            )
+        check_divides(x, len(x), self.members)
         own = {name: tensor for name, tensor in _tensors(self.module) if name in self.names}
         return torch.func.vmap(one)(own, x.unflatten(0, (self.members, -1))).flatten(0, 1)
 
@@ -175,8 +170,8 @@ class _Stacking:
             if child is not None:
                 there = [module.get_submodule(label) for module in alike]
                 made = self.of(child, there, inside + label)
-                calls = not isinstance(part, nn.MultiheadAttention)
-                if not calls and (made is not child or isinstance(made, Adapter)):
+                with_members = made is not child or isinstance(made, Adapter)
+                if with_members and isinstance(part, nn.MultiheadAttention):
                     raise ValueError(
                         f"{inside}{label}: nn.MultiheadAttention reads the weight of this layer "
                         "instead of calling it, so it cannot have members; leave it out of targets"
