@@ -129,6 +129,7 @@ def test_spectra_and_inspection(method: Method, device: str) -> None:
     np.testing.assert_allclose(there, here, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FEW, ids=str)
 def test_curvature_gradients_and_directions(method: Method, device: str) -> None:
     def loss(network: nn.Module) -> Tensor:

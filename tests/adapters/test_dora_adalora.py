@@ -50,6 +50,7 @@ def methods(draw: st.DrawFn) -> tuple[mv.Method, int, int]:
     return mv.AdaLoRA(rank, alpha, gamma, target_rank=target, total_steps=total), d, k
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(case=methods())
 def test_contract_on_random_settings(case: tuple[mv.Method, int, int]) -> None:

@@ -118,6 +118,7 @@ def test_a_stack_on_one_base_is_its_members(method: Method) -> None:
         assert close(together, torch.stack(single))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

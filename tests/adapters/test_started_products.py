@@ -131,6 +131,7 @@ def test_random_directions_follow_the_generator() -> None:
     assert len({tuple(A.flatten().tolist()) for A in starts}) > 1
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     d=st.integers(2, 14),

@@ -64,6 +64,7 @@ def test_equal_columns_and_opposite_ones() -> None:
     assert miss_law(1, 16, -1 / 15) == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 4, 32])
 @pytest.mark.parametrize("kind", ["isotropic", "one column", "rank one"])
 def test_lora_law_holds_for_every_gradient(rank: int, kind: str) -> None:

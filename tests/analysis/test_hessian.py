@@ -75,6 +75,7 @@ def holds(method: Method, out_features: int, in_features: int, moved: bool) -> N
     assert abs(least - float(wanted[0])) <= 1e-8 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [False, True], ids=["start", "moved"])
 @pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
 def test_every_variant_has_the_extreme_eigenvalues_of_the_built_hessian(

@@ -71,6 +71,7 @@ def test_linear_methods(case: tuple[Method, int, int], seed: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("out_features", "in_features", "rank"), [(6, 5, 2), (4, 7, 1), (5, 5, 4)])
 def test_lora_and_pissa(out_features: int, in_features: int, rank: int) -> None:
     target = random(out_features, in_features)

@@ -37,6 +37,7 @@ def has_closed_form(method: Method, out_features: int, in_features: int) -> bool
     return type(_bound(method, like, random(out_features, in_features), None, None)) in _CAPTURED
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(case=methods_and_shapes(), seed=st.integers(0, 3))
 @pytest.mark.parametrize("search", [searched, by_steps])
@@ -81,6 +82,7 @@ SEARCHED: list[Method] = [
 BASE = random(12, 16, seed=9) / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SEARCHED, ids=lambda method: method.name)
 def test_what_a_method_made_itself_is_in_its_reach(method: Method) -> None:
     adapter = method.on(linear_with(BASE))
@@ -88,6 +90,7 @@ def test_what_a_method_made_itself_is_in_its_reach(method: Method) -> None:
     assert mv.reach(method, adapter.delta().detach(), BASE) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SEARCHED, ids=lambda method: method.name)
 def test_a_share_is_between_0_and_1_and_always_the_same(method: Method) -> None:
     state = torch.get_rng_state()
@@ -101,6 +104,7 @@ def test_a_share_is_between_0_and_1_and_always_the_same(method: Method) -> None:
     assert pickle.loads(pickle.dumps(share)).lower_bound == share.lower_bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SEARCHED, ids=lambda method: method.name)
 def test_on_inputs_a_share_is_what_some_update_makes_of_them(method: Method) -> None:
     """What a method made itself is in its reach there too; of one input it can be more than of all,
@@ -120,6 +124,7 @@ def test_on_inputs_a_share_is_what_some_update_makes_of_them(method: Method) -> 
         assert mv.reach(method, target, BASE, x=x[:1]) > usual
 
 
+@pytest.mark.slow
 def test_gains_beside_miss_on_inputs_by_alternating_fits() -> None:
     """ΔW x = D (sums of gain · x): for fixed gains a fit of D to outputs, for a fixed D one of the
     gains."""
@@ -137,6 +142,7 @@ def test_gains_beside_miss_on_inputs_by_alternating_fits() -> None:
     assert mv.reach(GainMiSS(2), target, x=x) >= 1 - best - 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [mv.DoRA, mv.LoHa, mv.AdaLoRA, GainMiSS, Bent], ids=lambda make: make.__name__
 )
@@ -147,6 +153,7 @@ def test_more_rank_reaches_more(make) -> None:
     assert shares[-1] > shares[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-6, 1e3])
 @pytest.mark.parametrize(
     "method",
@@ -194,6 +201,7 @@ def test_one_number_reaches_the_mean() -> None:
     assert mv.reach(Shift(), target) == pytest.approx(wanted, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [mv.LoHa(2), GainMiSS(2), Shift()], ids=lambda m: m.name)
 def test_many_targets_at_once_are_each_alone(method: Method) -> None:
     targets = torch.stack([random(12, 16, seed=seed) * 10.0**-seed for seed in range(3)])
@@ -447,6 +455,7 @@ def test_lora_that_starts_at_zero_reaches_what_lora_does() -> None:
 # --- Extremes, and what cannot be -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e200, 1e-170])
 @pytest.mark.parametrize(
     "method",

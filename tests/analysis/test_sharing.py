@@ -71,6 +71,7 @@ def test_the_parts_are_of_their_kind() -> None:
 # --- The search against closed forms ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [0, 0.5, 1])
 def test_lora_through_the_search_is_eckart_young(alike: float) -> None:
     """With all pairs private MoS is LoRA, exactly."""
@@ -82,6 +83,7 @@ def test_lora_through_the_search_is_eckart_young(alike: float) -> None:
     torch.testing.assert_close(searched, best, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [0, 0.5, 1])
 def test_pure_sharing_through_the_search_is_eckart_young_of_the_mean(alike: float) -> None:
     wanted = targets_at(alike, layers=3, size=12)

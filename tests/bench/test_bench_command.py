@@ -34,6 +34,7 @@ def test_spectra_and_init_write_their_results(tmp_path: Path, monkeypatch) -> No
         assert len(written["rows"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT reads it
 def test_fine_tune_measures_the_same_runs(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(fine_tuning, "FEATURES", 24)

@@ -104,6 +104,7 @@ def test_sentences_never_raise(answer) -> None:
     assert feedback.misconception is None
 
 
+@pytest.mark.slow
 def test_the_verdicts_are_what_the_tables_say() -> None:
     table = published.table("peft_benchmark")
     rows = table.set_index("method")

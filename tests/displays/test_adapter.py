@@ -216,6 +216,7 @@ def test_panel_hides_and_reopens(updates) -> None:
     assert again.picture == shown.picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [None, False, True])
 def test_panel_text_is_large_enough_and_nothing_covers_it(updates, dark: bool | None) -> None:
     from explore.test_every_panel import check_text

@@ -43,6 +43,7 @@ D_KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", D_KINDS)
 @pytest.mark.parametrize(
     ("out", "in_", "b", "sigma"),

@@ -205,6 +205,7 @@ def test_lunch_draws_timings(runs: Runs) -> None:
         assert np.all(np.diff(marks.get_sizes()[np.argsort(rows["num_parameters"])]) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["page", "lecture", "dark"])
 @pytest.mark.parametrize("protocol", ["published", "teacher"])
 def test_nothing_of_figure_2_is_cut_off_or_covered(protocol: str, mode: str) -> None:
@@ -243,6 +244,7 @@ def check_inside(figure: Figure) -> None:
         assert box.y1 < figure.bbox.y1 - 1
 
 
+@pytest.mark.slow
 def test_targets(teacher: Runs) -> None:
     display = TargetsDisplay.from_runs(teacher).plot()
     assert display.winners == {"low rank": "LoRA r=2", "periodic": "MiSS r=4"}

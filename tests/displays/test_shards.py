@@ -73,6 +73,7 @@ def test_every_cell_is_what_its_owner_holds(adapter) -> None:
         np.testing.assert_array_equal(display.D[display.owner], display.delta)
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(adapters())
 def test_colours_say_which_part_of_d_a_cell_is(adapter) -> None:

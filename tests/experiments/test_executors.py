@@ -28,6 +28,7 @@ from missviz.experiments import sweep
 from missviz.experiments.sweep import Chunk, Kept, run_cells
 from missviz.experiments.tasks import PROTOCOLS
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 METHODS = [mv.LoRA(rank) for rank in range(1, 9)]
 OPTIONS: dict[str, Any] = dict(methods=METHODS, seeds=4, steps=20)

@@ -126,6 +126,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_rules(check: Callable[[], None]) -> None:
     check()
@@ -182,6 +183,7 @@ def one_start_for_all(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutant", "check"),
     [
@@ -308,6 +310,7 @@ def test_majority_and_probe_stand_beside_the_methods(runs: Runs) -> None:
     assert frame.loc[("constant", "test"), "mean"] == pytest.approx(float(loss), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_figures_take_the_result(runs: Runs, tmp_path: Path) -> None:
     from missviz.displays import LunchDisplay, RaceDisplay
 
@@ -380,6 +383,7 @@ def test_finished_chunks_are_found_again(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2 * len(kept)
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(learning_rates=RATES)
     done = 0
@@ -626,6 +630,7 @@ def members(network: nn.Module, task: Task, method: Any, targets: Any, keep: str
     return Members(chunk, there, models, pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("method", [mv.LoRA(2), mv.Bat(2), *OWN[:1], None], ids=str)
 def test_left_out_layers_change_nothing(name: str, method: Any) -> None:
@@ -692,6 +697,7 @@ def test_with_no_room_for_it_frozen_layers_run_at_every_step(
 # --- Methods and networks ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

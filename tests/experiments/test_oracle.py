@@ -158,6 +158,7 @@ MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], dict[str, object]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_every_mutant_is_caught(
     mutant: str, monkeypatch: pytest.MonkeyPatch, bases: dict[torch.dtype, oracle.Parameters]

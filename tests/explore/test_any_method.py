@@ -19,6 +19,7 @@ from missviz.explore.reach import METHODS as IN_REACH
 from missviz.explore.reach import TARGETS as IN_TARGETS
 from missviz.testing import randomise
 
+pytestmark = pytest.mark.slow
 HEAVY = np.random.default_rng(0).standard_t(3, size=(512, 128)) / 20
 """Numbers with the tails that real weights have."""
 NAMESPACE = {

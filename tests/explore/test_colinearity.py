@@ -63,6 +63,7 @@ def test_what_is_kept_for_all_panels_is_not_drawn_over(options: dict) -> None:
     assert panel.view.compute(**{**panel.values, "scale": 1, "method": "Bat"}).summary() == first
 
 
+@pytest.mark.slow
 def test_own_weight_says_what_is_shown_and_cannot_be_trained() -> None:
     weight = random(600, 520) * 0.02
     panel = mv.explore.colinearity(weight=weight)

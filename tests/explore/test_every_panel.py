@@ -39,8 +39,8 @@ def points(panel: Panel, most: int = MOST_POINTS) -> list[dict]:
     return grid[:most]
 
 
-def test_slider_driven_equals_directly_drawn(panel: Panel) -> None:
-    for point in points(panel):
+def test_slider_driven_equals_directly_drawn(panel: Panel, pytestconfig: pytest.Config) -> None:
+    for point in points(panel, 2 if pytestconfig.getoption("quick") else MOST_POINTS):
         shown = pixels(panel.set(**point).picture)
         assert np.array_equal(shown, drawn(panel.view.compute(**point).plot())), point
 
@@ -74,6 +74,7 @@ def test_limits_and_colours_stay(panel: Panel) -> None:
     assert len(seen) == 1
 
 
+@pytest.mark.slow
 def test_a_pinned_ghost_is_added_and_nothing_else(panel: Panel) -> None:
     first, second = points(panel)[:2]
     without = panel.set(**second).picture
@@ -85,6 +86,7 @@ def test_a_pinned_ghost_is_added_and_nothing_else(panel: Panel) -> None:
     assert panel.unpin().picture == without
 
 
+@pytest.mark.slow
 def test_reveal_hides_the_outcome_and_nothing_else() -> None:
     for name in PANELS:
         hidden = open_panel(name, reveal=False)
@@ -96,6 +98,7 @@ def test_reveal_hides_the_outcome_and_nothing_else() -> None:
         assert hidden.state == shown.state
 
 
+@pytest.mark.slow
 def test_summary_is_one_line(panel: Panel) -> None:
     for point in points(panel):
         summary = panel.set(**point).summary
@@ -126,6 +129,7 @@ def edges_left_empty(picture: np.ndarray) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [None, True], ids=["page", "dark slide"])
 @pytest.mark.parametrize("name", PANELS)
 def test_pictures_have_pixels_and_no_empty_band(name: str, dark: bool | None) -> None:
@@ -158,6 +162,7 @@ def test_a_slide_fits_where_a_lecturer_shows_it() -> None:
     assert width / height == pytest.approx(16 / 9)
 
 
+@pytest.mark.slow
 def test_legends_show_what_is_drawn_long_enough_to_tell(panel: Panel) -> None:
     """A dash needs two of its periods; no entry stands for lines that have no points."""
     for point in points(panel):
@@ -171,6 +176,7 @@ def test_legends_show_what_is_drawn_long_enough_to_tell(panel: Panel) -> None:
                     assert np.ptp(handle.get_xdata()) >= 2 * legend._fontsize
 
 
+@pytest.mark.slow
 def test_no_legend_entry_for_what_is_not_drawn() -> None:
     panel = mv.explore.rank()
     for point in points(panel, 30):
@@ -186,6 +192,7 @@ def test_no_legend_entry_for_what_is_not_drawn() -> None:
         assert "numerical zero" in entries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [None, True], ids=["page", "dark slide"])
 @pytest.mark.parametrize("name", PANELS)
 def test_text_is_large_enough_and_nothing_covers_it(name: str, dark: bool | None) -> None:

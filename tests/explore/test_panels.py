@@ -43,6 +43,7 @@ def in_an_event_loop(work) -> None:
         pool.submit(lambda: asyncio.run(work())).result()
 
 
+@pytest.mark.slow
 def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
     panel = mv.explore.update(method="MiSS", rank=1)
 
@@ -70,6 +71,7 @@ def test_frames_beside_the_present_one_are_drawn_ahead() -> None:
     assert "MiSS r=2" in panel.summary
 
 
+@pytest.mark.slow
 def test_a_failure_ahead_waits_until_it_is_asked_for(monkeypatch) -> None:
     panel = mv.explore.update(method="MiSS", rank=1)
     good = panel.view.compute
@@ -123,6 +125,7 @@ def test_what_the_browser_has_already_is_not_drawn_again(panel: Panel, monkeypat
     assert sent == []
 
 
+@pytest.mark.slow
 def test_an_earlier_move_that_is_heard_later_moves_nothing_but_gets_its_frame(monkeypatch) -> None:
     panel = mv.explore.update()
     sent = sent_by(panel, monkeypatch)
@@ -133,6 +136,7 @@ def test_an_earlier_move_that_is_heard_later_moves_nothing_but_gets_its_frame(mo
     assert "MiSS r=8" in sent[1][0]["frame"]["words"]
 
 
+@pytest.mark.slow
 def test_two_threads_draw_what_one_draws(monkeypatch) -> None:
     """JupyterLab's kernel hears of controls in two threads."""
     panels = [mv.explore.race(), mv.explore.update()]
@@ -324,6 +328,7 @@ def test_numbers_that_are_equal_are_the_same_choice() -> None:
     assert "LoRA r=4" in panel.drawn(rank=np.int64(4)).summary()
 
 
+@pytest.mark.slow
 def test_pages_hold_any_words(tmp_path: Path) -> None:
     panel = mv.explore.landscape()
     panel.view.display.summary = lambda: '<!-- <script> "quoted" </script>'
@@ -409,6 +414,7 @@ def test_mp4(panel: Panel, tmp_path: Path, monkeypatch) -> None:
     assert not (tmp_path / "again.mp4").exists()
 
 
+@pytest.mark.slow
 def test_titles_and_limits_that_a_lecturer_sets_stay(tmp_path: Path) -> None:
     panel = mv.explore.race()
     untouched = panel.set(split="valid").picture
@@ -470,6 +476,7 @@ def test_methods_are_choices_by_their_names() -> None:
         panel.set(method=mv.PiSSA(1))
 
 
+@pytest.mark.slow
 def test_work_goes_on_while_nobody_waits_and_says_how_far_it_is() -> None:
     done = []
 

@@ -90,6 +90,7 @@ def few(monkeypatch) -> None:
     race_module._trained_now.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_readers_own_method_runs_the_shown_point_first_and_the_rest_in_the_background(
     few,
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_readers_own_method_runs_the_shown_point_first_and_the_rest_in_the_bac
     assert mv.explore.race(mv.LoRA(2), mv.MiSS(4), Gains(4)).set(learning_rate=0.01).picture
 
 
+@pytest.mark.slow
 def test_trained_when_asked_for_equals_trained_all_at_once(few) -> None:
     methods = (mv.LoRA(2), Gains(4))
     asked = race_module._trained_now(methods, tuple(method.name for method in methods))
@@ -172,6 +174,7 @@ def test_a_method_without_equality_is_not_taken_for_another(few) -> None:
     assert set(mv.explore.race(Careless(4)).drawn().lines_) == {"gains r=4"}
 
 
+@pytest.mark.slow
 def test_own_data_are_raced_on(few) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(60, 8, generator=generator)
@@ -216,6 +219,7 @@ def test_the_picture_shows_miss_first_on_training_and_last_on_validation() -> No
     assert "MiSS r=4 0.721 (+0.0276 ±" in panel.set(split="valid").summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [None, True])
 def test_every_curve_of_the_race_is_in_view_and_named(dark: bool | None) -> None:
     if dark is not None:

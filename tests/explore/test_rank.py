@@ -26,6 +26,7 @@ def test_shows_the_run_of_the_snapshots(panel: Panel) -> None:
     assert "after 30 steps" in panel.summary
 
 
+@pytest.mark.slow
 def test_ranks_and_ladder(panel: Panel) -> None:
     for steps in STEPS[1:]:
         summary = panel.set(method="MiSS", steps=steps).summary

@@ -33,6 +33,7 @@ def test_state_opens_the_same_view() -> None:
         assert again.picture == panel.picture
 
 
+@pytest.mark.slow
 def test_two_panels_stand_beside_each_other_and_move_together_where_they_stand_alike() -> None:
     pair = mv.explore.side_by_side(
         mv.explore.update(method="LoRA"), mv.explore.update(method="MiSS")
@@ -51,6 +52,7 @@ def test_two_panels_stand_beside_each_other_and_move_together_where_they_stand_a
     assert first.values["rank"] == second.values["rank"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["update", "rank", "colinearity"])
 def test_two_methods_in_two_panels_of_a_kind(view: str) -> None:
     pair = mv.explore.side_by_side(mv.LoRA(2), mv.MiSS(4), view=view, reveal=False)
@@ -60,6 +62,7 @@ def test_two_methods_in_two_panels_of_a_kind(view: str) -> None:
     assert "MiSS r=4" in second.summary
 
 
+@pytest.mark.slow
 def test_linked_panels_move_together_until_they_are_unlinked() -> None:
     first, second, third = (
         mv.explore.update(),

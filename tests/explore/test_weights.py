@@ -49,6 +49,7 @@ def test_a_panel_on_a_file_has_a_line_of_code(tmp_path: Path) -> None:
     assert "weight=weight" in mv.explore.rank(weight=WEIGHT).state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [mv.explore.colinearity, mv.explore.rank])
 def test_large_weights_are_cut_and_say_so(make, tmp_path: Path) -> None:
     large = np.lib.format.open_memmap(

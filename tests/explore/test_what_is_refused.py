@@ -183,6 +183,7 @@ def test_an_update_that_becomes_infinite_is_said_in_the_picture() -> None:
     assert panel.picture
 
 
+@pytest.mark.slow
 def test_a_weight_of_zeros_has_no_norm_to_compare_with() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -39,6 +39,7 @@ def test_no_sentence_of_a_transfer_set_is_in_rotten_tomatoes_and_none_is_twice()
         assert len({texts.normalised(row.text) for row in split}) == len(split)
 
 
+@pytest.mark.slow
 def test_splits_of_every_task_are_disjoint() -> None:
     drawn = [
         tasks.sentiment_rows(**SIZES, transfer=50),

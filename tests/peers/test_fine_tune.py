@@ -20,6 +20,7 @@ from missviz.experiments.fine_tuning import training
 from missviz.experiments.fine_tuning.batches import Examples, Schedule
 from missviz.experiments.fine_tuning.classifier import new_head
 
+pytestmark = pytest.mark.slow
 NAMES = ("query", "value", "up")
 LAYERS = [f"blocks.{block}.{name}" for block in (1, 2) for name in NAMES]
 SEEDS, STEPS, EVERY, BATCH, DECAY = (43, 44), 50, 10, 16, 0.1
