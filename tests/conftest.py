@@ -1,6 +1,7 @@
 """The suite's options. `--quick` keeps one case of each kind; xdist's workers get a core each."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -28,10 +29,19 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("quick" if config.getoption("quick") else "missviz")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--quick`, modules that are slow as a whole: what they import takes seconds."""
+    if not config.getoption("quick") or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return True if "\npytestmark = pytest.mark.slow\n" in text else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("quick"):
         kept = thinned(items)
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        names = {item.nodeid for item in kept}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in names])
         items[:] = kept
     items.sort(key=begins)
     missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -130,7 +130,9 @@ def lint() -> list[Step]:
 
 
 def quick(arguments: Sequence[str]) -> list[Step]:
-    return [*lint(), Step("thinned suite", python("-m", "pytest", "--quick", "-n2", *arguments))]
+    # Without nbmake, which is quick in nothing, and takes a second to load in each process.
+    suite = python("-m", "pytest", "--quick", "-n2", "-p", "no:nbmake", *arguments)
+    return [*lint(), Step("thinned suite", suite)]
 
 
 def test(arguments: Sequence[str]) -> list[Step]:

@@ -24,6 +24,7 @@ def test_every_variant_keeps_the_contract(method: Method) -> None:
     check_method(method)
 
 
+@pytest.mark.slow
 @given(case=methods_and_shapes(), dtype=st.sampled_from(DTYPES))
 def test_contract_on_random_settings(case: tuple[Method, int, int], dtype: torch.dtype) -> None:
     method, out_features, in_features = case

@@ -311,6 +311,7 @@ def methods_and_shapes(draw: st.DrawFn) -> tuple[mv.Method, int, int]:
     return mv.ProLoRA(rank, alpha, u, m, n, stride), d, k
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     case=methods_and_shapes(),

@@ -132,6 +132,7 @@ BIG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BIG, ids=str)
 def test_a_large_layer_takes_four_times_the_factors_at_most(method: Method) -> None:
     adapter = adapted(method, linear_with(torch.ones(1).expand(4096, 4096)))

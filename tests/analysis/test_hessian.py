@@ -84,6 +84,7 @@ def test_every_variant_has_the_extreme_eigenvalues_of_the_built_hessian(
     holds(method, 8, 12, moved)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(case=methods_and_shapes(), moved=st.booleans())
 def test_extreme_eigenvalues_on_random_settings(case: tuple[Method, int, int], moved: bool) -> None:
@@ -201,6 +202,7 @@ def test_more_numbers_than_the_memory_of_the_search_has_vectors() -> None:
     assert curvature(layer, loss, tolerance=1e-8) == pytest.approx(1.01, abs=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [mv.LoRA(2), mv.MiSS(2), mv.Bat(2), mv.PiSSA(2)], ids=str)
 def test_of_a_transformer_with_the_usual_attention(method: Method) -> None:
     words = some_words(3, 5)

@@ -91,6 +91,7 @@ def test_dora_s_two_gradients_tell_lengths_from_directions(norm: str, moving: bo
     assert law == pytest.approx(1.0 if moving else math.sqrt(1 + 4 / 72), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

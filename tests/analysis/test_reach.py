@@ -122,6 +122,7 @@ def test_tiled_miss_is_a_projection(out: int, in_: int, data: st.DataObject) -> 
     assert mv.reach(mv.MiSS(r), target) == pytest.approx(share.item(), abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     case=methods_and_shapes().filter(lambda case: is_linear(case[0]) and case[1] * case[2] < 150)
@@ -195,6 +196,7 @@ def inputs(count: int, in_features: int, seed: int = 0) -> torch.Tensor:
     return mixed * torch.logspace(0, -2, in_features, dtype=torch.float64) + 0.3
 
 
+@pytest.mark.slow
 @settings(max_examples=80)
 @given(
     case=methods_and_shapes().filter(lambda case: is_linear(case[0])),
@@ -256,6 +258,7 @@ def test_orthonormal_inputs_are_none(case: tuple[Method, int, int], more: int) -
         assert mv.reach(method, target, base, x=one) == pytest.approx(usual, abs=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(case=methods_and_shapes().filter(lambda case: has_reach(case[0])), count=st.integers(1, 20))
 def test_neither_the_scale_nor_the_order_nor_the_number_of_copies_of_inputs_matters(

@@ -52,6 +52,7 @@ def test_it_reaches_every_closed_form_and_never_exceeds_one(search, case, seed: 
     assert found >= closed - 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(case=methods_and_shapes(), count=st.integers(1, 20), seed=st.integers(0, 3))
 def test_on_inputs_it_reaches_every_closed_form(case, count: int, seed: int) -> None:
@@ -180,6 +181,7 @@ def test_gains_beside_miss_reach_rank_r_of_each_owners_columns() -> None:
     assert share == pytest.approx(best / float(target.square().sum()), abs=1e-7)
 
 
+@pytest.mark.slow
 def test_dora_reaches_at_least_what_lora_does() -> None:
     target = random(12, 16, seed=1)
     share = mv.reach(mv.DoRA(2), target, BASE)
@@ -427,6 +429,7 @@ def with_a_drawn(out_features: int, in_features: int) -> list[torch.Tensor]:
     return [torch.zeros(out_features, 2), random(2, in_features, seed=4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "delta"),
     [

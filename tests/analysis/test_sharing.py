@@ -161,6 +161,7 @@ def test_shards_that_no_layer_takes_do_no_harm() -> None:
 # --- What it depends on -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_result_does_not_depend_on_the_company() -> None:
     wanted = targets_at(0.5, layers=3, size=12)
     together = shared_reach(SWITCHES[4], wanted, seeds=[4, 5, 6])

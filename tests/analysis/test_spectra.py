@@ -140,6 +140,7 @@ def test_a_factor_that_all_members_share() -> None:
         assert agrees(found.values, dense(updates[name]))
 
 
+@pytest.mark.slow
 def test_large_factors_are_not_all_held() -> None:
     shape, alive = (2**13, 16), []
 

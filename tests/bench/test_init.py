@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from missviz.bench import init
 
 ALIKE = {"PiSSA r=64", "OLoRA r=64", "DoRA r=64", "MiSS r=64", "Bat b=64"}
 ONLY_OURS = {"LoRA-GA r=64", "MoRA r=64", "S2FT columns r=64", "DiSHA 64×64"}
 
 
+@pytest.mark.slow
 def test_measures_both_sides_and_starts_alike(tmp_path: Path, capsys) -> None:
     result = init.compare(rounds=1, features=128)
     written = json.loads(init.report(result, tmp_path).read_text())
@@ -24,6 +27,7 @@ def test_measures_both_sides_and_starts_alike(tmp_path: Path, capsys) -> None:
     assert "PiSSA r=64 niter=4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_start_would_show(monkeypatch) -> None:
     wrong = init.Case(
         init.PiSSA(64, alpha=8),

@@ -12,6 +12,7 @@ from missviz.bench import spectra
 from missviz.testing import bound, random_linear
 
 
+@pytest.mark.slow
 def test_measures_both_sides_and_finds_the_same_numbers(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:

@@ -182,6 +182,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.slow
 def test_panel_equals_directly_drawn_and_limits_stay(panel) -> None:
     seen, pictures = set(), set()
     for point in POINTS:
@@ -205,6 +206,7 @@ def test_panel_pins(panel) -> None:
     assert panel.unpin().picture == without
 
 
+@pytest.mark.slow
 def test_panel_hides_and_reopens(updates) -> None:
     hidden = mv.explore.adapter(updates, reveal=False)
     assert hidden.summary == HIDDEN

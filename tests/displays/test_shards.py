@@ -230,6 +230,7 @@ def test_mini_is_refused() -> None:
         display_of(adapter_on(4, 4, mv.MiSS(2, mini=2)))
 
 
+@pytest.mark.slow
 def test_cells_coloured_by_value() -> None:
     panel = mv.explore.expansion(rank=4, color="value")
     assert "color='value'" in panel.state

@@ -137,6 +137,7 @@ def test_hidden_update_leaves_the_weight() -> None:
     assert not any(artist.get_visible() for artists in hidden for artist in artists)
 
 
+@pytest.mark.slow
 def test_a_ghost_without_an_update_is_empty() -> None:
     display = SpectrumDisplay.from_updates({"LoRA r=2": adapted(mv.LoRA(2))}).plot()
     fresh = mv.LoRA(2).on(random_linear(12, 12, torch.float64))

@@ -206,6 +206,7 @@ def test_every_mutant_is_caught(
         check()
 
 
+@pytest.mark.slow
 def test_each_run_stops_where_validation_loss_is_lowest(runs: Runs) -> None:
     frame = runs.to_frame()
     for _, rows in frame.groupby(["method", "seed"]):
@@ -234,6 +235,7 @@ def test_seeds_must_be_disjoint() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_grid_that_is_given_is_kept_and_its_edge_flagged() -> None:
     with pytest.warns(UserWarning, match="on the edge of the grid for .*LoRA r=2 at 0.0003"):
         found = fine_tune(encoder(), word_task(), METHODS, learning_rates=[1e-4, 3e-4], **SMALL)
@@ -352,6 +354,7 @@ def numbers(runs: Runs) -> list[float]:
     return [*runs.to_frame()["loss"], *runs.to_frame()["accuracy"], *runs.baselines["loss"]]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_its_company() -> None:
     network, state = encoder(), torch.get_rng_state()
     whole = run(network=network, learning_rates=[1e-2], dtype=torch.float64).to_frame()
@@ -412,6 +415,7 @@ def test_in_other_processes_bit_for_bit_the_same() -> None:
     assert numbers(there) == numbers(run(learning_rates=[1e-2]))
 
 
+@pytest.mark.slow
 def test_with_little_memory_chunks_are_smaller_and_with_none_a_sentence_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -714,6 +718,7 @@ def test_methods_that_ask_for_more(method: Any) -> None:
     assert np.isfinite(found.to_frame()["loss"]).all()
 
 
+@pytest.mark.slow
 def test_layers_that_the_features_do_not_depend_on_are_named() -> None:
     found = run(
         [mv.LoRA(2)],

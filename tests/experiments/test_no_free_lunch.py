@@ -56,6 +56,7 @@ def per_seed(runs: Runs, method: str, metric: str) -> np.ndarray:
 # --- (c) the published protocol -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_miss_has_the_lower_training_loss_on_every_seed(published: Runs) -> None:
     for rival in ("LoRA r=2", "PiSSA r=2"):
         gap = per_seed(published, "MiSS r=4", "final train") - per_seed(

@@ -11,6 +11,7 @@ from missviz.experiments.no_free_lunch import make_task
 from missviz.experiments.tasks import PROTOCOLS, base_models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [mv.MiSS(4), mv.LoRA(2), mv.Bat(4)], ids=str)
 def test_snapshots_are_those_of_the_run(method: mv.Method) -> None:
     taken = adapter_snapshots(method, (100, 0, 7), seed=45)

@@ -27,6 +27,7 @@ def test_it_opens_where_the_law_can_be_seen() -> None:
     assert display.mean == pytest.approx(bat_cosine(display.sigma, 8), abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MiSS", "Bat", "LoRA", "fixed orthogonal"])
 def test_it_shows_the_trained_adapters(name: str) -> None:
     panel = mv.explore.colinearity(name, steps=10)
@@ -54,6 +55,7 @@ def test_before_training_there_is_nothing_to_compare() -> None:
     assert "cosine of" not in panel.summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"weight": random(16, 32)}])
 def test_what_is_kept_for_all_panels_is_not_drawn_over(options: dict) -> None:
     panel = mv.explore.colinearity(**options)

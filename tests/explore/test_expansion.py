@@ -13,6 +13,7 @@ def panel():
     return mv.explore.expansion()
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_divide_is_offered(panel) -> None:
     assert panel.view.choices["rank"] == [1, 2, 3, 4, 8]
     assert mv.explore.expansion(size=10, rank=4).view.choices["rank"] == [1, 2, 3, 4, 5]

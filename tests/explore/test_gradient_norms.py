@@ -18,6 +18,7 @@ def test_compensation_is_what_the_picture_says() -> None:
             assert abs(np.log(curves["same rate"][-1] / curves["gain 1"][-1])) > 1
 
 
+@pytest.mark.slow
 def test_input_mean_moves_miss_and_hardly_lora() -> None:
     panel = mv.explore.gradient_norms()
     means = {}

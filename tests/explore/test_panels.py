@@ -198,6 +198,7 @@ def test_state_opens_the_same_view(panel: Panel) -> None:
     assert again.picture == panel.picture
 
 
+@pytest.mark.slow
 def test_save(panel: Panel, tmp_path: Path) -> None:
     panel.set(method="MiSS", rank=2)
     panel.save(tmp_path / "slide.svg", rank=8)
@@ -377,6 +378,7 @@ def test_pictures_have_the_pixels_that_were_asked_for(panel: Panel, tmp_path: Pa
     assert sizes["small.png"] == pytest.approx((50 * width, 50 * height), abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["svg", "pdf"])
 def test_a_vector_page_has_the_shape_that_was_asked_for(
     panel: Panel, tmp_path: Path, ending: str
@@ -388,6 +390,7 @@ def test_a_vector_page_has_the_shape_that_was_asked_for(
     assert width / height == pytest.approx(16 / 9, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_film_has_a_picture_for_each_value(panel: Panel, tmp_path: Path) -> None:
     panel.save(tmp_path / "rank.gif", rank=[1, 2, 4], seconds=0.5, dpi=50)
     shown = []
@@ -403,6 +406,7 @@ def test_a_film_has_a_picture_for_each_value(panel: Panel, tmp_path: Path) -> No
     assert all(np.abs(one - two).mean() > 3 for one, two in itertools.pairwise(shown))
 
 
+@pytest.mark.slow
 def test_mp4(panel: Panel, tmp_path: Path, monkeypatch) -> None:
     if saving.ffmpeg() is None:
         pytest.skip("no ffmpeg on this machine")
@@ -507,6 +511,7 @@ def test_what_is_no_path_is_told_so(panel: Panel, path) -> None:
             write(path)
 
 
+@pytest.mark.slow
 def test_a_change_that_cannot_be_drawn_is_taken_back() -> None:
     panel = mv.explore.update(method="LoRA")
     before = panel.picture

@@ -29,6 +29,7 @@ def chances(panel: Panel, **values: str) -> dict[str, float]:
     return dict(zip(shown.names, shown.front.probability, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", COSTS)
 def test_without_noise_it_is_the_published_front(
     panel: Panel, table: pd.DataFrame, cost: str

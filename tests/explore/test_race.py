@@ -240,6 +240,7 @@ def test_every_curve_of_the_race_is_in_view_and_named(dark: bool | None) -> None
         mv.lecture(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [None, True])
 def test_a_hidden_race_says_who_runs_where_nothing_covers_it(dark: bool | None) -> None:
     if dark is not None:
@@ -251,6 +252,7 @@ def test_a_hidden_race_says_who_runs_where_nothing_covers_it(dark: bool | None) 
         mv.lecture(False)
 
 
+@pytest.mark.slow
 def test_limits_are_those_of_what_is_shown_however_one_came_there() -> None:
     view = mv.explore.race().view
     display = view.compute(**{name: options[-1] for name, options in view.choices.items()}).plot()
@@ -266,6 +268,7 @@ def test_limits_are_those_of_what_is_shown_however_one_came_there() -> None:
     assert training.pop()[0] == 0
 
 
+@pytest.mark.slow
 def test_names_follow_a_zoom() -> None:
     panel = mv.explore.race(mv.LoRA(2), mv.MiSS(4), split="valid")
     panel.figure.axes[0].set_ylim(0.69, 0.70)
@@ -274,6 +277,7 @@ def test_names_follow_a_zoom() -> None:
     assert {"MiSS r=4 ↑\n0.721", "LoRA r=2"} <= words
 
 
+@pytest.mark.slow
 def test_a_ghost_of_another_rate_is_in_view() -> None:
     panel = mv.explore.race(mv.LoRA(2), mv.MiSS(4), split="valid", learning_rate=0.01)
     panel.pin("0.01").set(learning_rate=0.001)
@@ -333,6 +337,7 @@ def test_budgets_are_equal() -> None:
         assert counts == {budget}
 
 
+@pytest.mark.slow
 def test_lunch_table(monkeypatch) -> None:
     monkeypatch.setattr(stored, "BUDGETS", (256,))
     monkeypatch.setattr(stored, "TARGETS", {"periodic": stored.TARGETS["periodic"]})

@@ -15,6 +15,7 @@ def panel() -> Panel:
     return mv.explore.rank()
 
 
+@pytest.mark.slow
 def test_shows_the_run_of_the_snapshots(panel: Panel) -> None:
     adapter = adapter_snapshots(mv.PiSSA(4), [30])[30]
     wanted = np.linalg.svd(adapter.double().delta().detach().numpy(), compute_uv=False)

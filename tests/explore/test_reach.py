@@ -122,6 +122,7 @@ def test_an_update_that_is_no_number_is_said_in_one_sentence(panel_of) -> None:
     raises_one_sentence(lambda: panel_of(method=Broken(2)), ValueError, message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_inputs", [False, True])
 def test_a_method_that_starts_from_the_gradient_gets_that_of_the_target(on_inputs: bool) -> None:
     x = random(40, 24, seed=5) if on_inputs else None

@@ -175,6 +175,7 @@ def test_what_is_shared_counts_once_in_the_size_of_a_method(budget: int) -> None
     assert sized(mv.LoRA(1), budget) == mv.LoRA(budget)
 
 
+@pytest.mark.slow
 def test_a_method_that_is_searched_for_is_at_least_that(panel: Panel) -> None:
     own = mv.explore.sharing(method=[OneA(1), mv.MiSS(1)])
     for words in ("one A at least ", "subset at least ", "full MoS at least "):

@@ -95,6 +95,7 @@ def test_linked_panels_move_together_until_they_are_unlinked() -> None:
             wrong()
 
 
+@pytest.mark.slow
 def test_a_pair_is_saved_as_pixels(tmp_path) -> None:
     pair = mv.explore.side_by_side(mv.explore.update(), mv.explore.update(method="LoRA"))
     pair.save(tmp_path / "new" / "pair.png")

@@ -167,6 +167,7 @@ def test_one_rank_for_all_means_one_of_each_kind() -> None:
     assert "LoRA r=3" in mv.explore.update(method=mv.LoRA(3)).summary
 
 
+@pytest.mark.slow
 def test_race_takes_a_list_as_other_panels_do() -> None:
     methods = [mv.LoRA(2), mv.MiSS(4)]
     panel = mv.explore.race(methods)

@@ -60,6 +60,7 @@ def rows(table, method):
 SIZES = {"train": 600, "valid": 200, "test": 400, "elsewhere": 200}
 
 
+@pytest.mark.slow
 def test_the_probe_finds_what_is_in_the_features() -> None:
     network = networks.SentenceNetwork(OneVectorPerToken())
     table = networks.baselines(network, task(in_features(network), SIZES), batch_size=7)

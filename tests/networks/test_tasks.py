@@ -54,6 +54,7 @@ def topic_rows():
     return tasks._split(texts.news(), SIZES, 0, "topics")
 
 
+@pytest.mark.slow
 def test_labels_are_the_signs_of_clear_valences() -> None:
     rows = tasks.sentiment_rows(**SIZES, transfer=None)
     for name in texts.RATED:
@@ -134,6 +135,7 @@ def test_swapped_sentences_are_whole() -> None:
         assert torch.equal(whole["input_ids"], split.inputs["input_ids"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "rows", "outputs", "name"),
     [

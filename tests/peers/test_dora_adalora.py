@@ -75,6 +75,7 @@ SCHEDULES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize(("rank", "target"), [(4, 2), (5, 1), (3, 2)])
 def test_budget_step_by_step(schedule: dict[str, float], rank: int, target: int) -> None:

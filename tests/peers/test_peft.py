@@ -72,6 +72,7 @@ dtypes = st.sampled_from([torch.float64, torch.float32])
 few = settings(max_examples=20)
 
 
+@pytest.mark.slow
 @few
 @given(
     d=sizes, k=sizes, data=st.data(), dtype=dtypes, alpha=st.integers(1, 32), rslora=st.booleans()

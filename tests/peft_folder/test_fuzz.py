@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given, settings
 from peft_folder.test_untrusted import (
@@ -89,6 +90,7 @@ def test_the_seeds_are_good() -> None:
                 update.delta()
 
 
+@pytest.mark.slow
 @many
 @given(
     good=st.sampled_from(GOOD), changes=st.dictionaries(st.sampled_from(KEYS), values, max_size=3)
@@ -103,12 +105,14 @@ def test_bytes_of_the_configuration(good: Any, data: st.DataObject) -> None:
     in_folder(damaged(json.dumps(good[0]).encode(), data).decode("latin-1"), good[1])
 
 
+@pytest.mark.slow
 @many
 @given(good=st.sampled_from(GOOD), data=st.data())
 def test_bytes_of_the_tensors(good: Any, data: st.DataObject) -> None:
     in_folder(good[0], damaged(file_of(good[1]), data))
 
 
+@pytest.mark.slow
 @many
 @given(good=st.sampled_from(GOOD), data=st.data())
 def test_the_header(good: Any, data: st.DataObject) -> None:

@@ -56,6 +56,7 @@ def one_name(kind: str) -> str:
     return kind.partition(" with")[0].partition(",")[0].partition(" wider")[0].partition(" r=")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", EXACT)
 def test_delta_is_pefts_merge_minus_base(kind: str, tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_delta_is_pefts_merge_minus_base(kind: str, tmp_path: Path) -> None:
         assert torch.equal(mv.read_peft(tmp_path)[name].delta(), adapter[name].delta())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 @pytest.mark.parametrize("alpha", [3, 10])
