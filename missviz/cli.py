@@ -26,6 +26,7 @@ def main() -> None:
 
 class Experiment(StrEnum):
     no_free_lunch = "no-free-lunch"
+    real_network = "real-network"
 
 
 class ProtocolName(StrEnum):
@@ -154,21 +155,58 @@ def inspect(
 @app.command()
 def reproduce(
     experiment: Experiment,
-    seeds: Annotated[int, typer.Option(help="How many seeds, from 43 on.")] = 10,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many seeds, from 43 on [default: 10, or the part's].")
+    ] = None,
     out: Annotated[
-        Path, typer.Option(parser=given_path, help="Folder for tables, figures and settings.")
-    ] = Path("no-free-lunch-results"),
-    protocol: Annotated[ProtocolName, typer.Option(help="How it is run.")] = ProtocolName.published,
+        Path | None,
+        typer.Option(
+            parser=given_path,
+            help="Folder for tables, figures and settings [default: ./EXPERIMENT-results].",
+        ),
+    ] = None,
+    protocol: Annotated[
+        ProtocolName | None,
+        typer.Option(help="no-free-lunch: how it is run [default: published]."),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="real-network: which part; can be given again [default: all]."),
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Adaptation steps, if not the protocol's.")
+        int | None, typer.Option(help="Adaptation steps, if not the experiment's.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda [default: a GPU if any].")] = None,
 ) -> None:
-    """Run an experiment of the paper without a notebook, and write what it found.
+    """Run an experiment without a notebook, and write what it found.
+
+    \b
+    no-free-lunch  the MiSS paper's Figure 2, on a small network: minutes
+    real-network   MiniLM-L6, fine-tuned by every method at its best rate, in parts: hours
 
     Writes losses.csv, summary.csv, baselines.csv, settings.json and figures as SVG and PNG. After
-    Ctrl-C the tables hold the methods that were finished; the same command then goes on from there.
+    Ctrl-C the same command goes on from there.
     """
+    out = out or Path(f"{experiment.value}-results")
+    try:
+        if experiment is Experiment.real_network:
+            if protocol is not None:
+                raise ValueError("--protocol is for no-free-lunch")
+            reproduce_real_network(part or [], seeds, out, steps, device)
+        else:
+            if part:
+                raise ValueError("--part is for real-network")
+            name = (protocol or ProtocolName.published).value
+            reproduce_no_free_lunch(name, 10 if seeds is None else seeds, out, steps, device)
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"missviz: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def reproduce_no_free_lunch(
+    protocol: str, seeds: int, out: Path, steps: int | None, device: str | None
+) -> None:
+    """Method by method, so that what is written is whole after Ctrl-C."""
     from tqdm.auto import tqdm
 
     from missviz.displays import LunchDisplay, RaceDisplay, TargetsDisplay
@@ -177,43 +215,78 @@ def reproduce(
     from missviz.experiments.arguments import default_methods
 
     finished: list[Runs] = []
-    methods = default_methods(protocol.value)
+    methods = default_methods(protocol)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tqdm(methods, desc=f"no free lunch, {protocol.value}", unit="method") as bar:
+        with tqdm(methods, desc=f"no free lunch, {protocol}", unit="method") as bar:
             for method in bar:
                 bar.set_postfix_str(method.name)
-                part = no_free_lunch(
+                run = no_free_lunch(
                     [method],
-                    protocol.value,
+                    protocol,  # type: ignore[arg-type]
                     seeds,
                     steps=steps,
                     device=device,
                     cache=str(out / "finished-chunks"),
                 )
-                finished.append(part)
+                finished.append(run)
                 runs = Runs.join(finished)
                 runs.save(out)
         typer.echo("Timing one layer of each method, for Figure 2's last part.")
         runs = Runs.join([*finished[:-1], finished[-1].with_timings(adapter_timings(methods))])
     except KeyboardInterrupt:
-        names = ", ".join(name for part in finished for name in part.settings["methods"])
+        names = ", ".join(name for run in finished for name in run.settings["methods"])
         typer.echo(f"\nInterrupted. {out} has: {names or 'nothing yet'}. Run it again to go on.")
         raise typer.Exit(130) from None
-    except (ValueError, TypeError, OSError) as error:
-        typer.echo(f"missviz: {error}", err=True)
-        raise typer.Exit(2) from None
     runs.save(out)
     figures: dict[str, Display] = {"figure-2": LunchDisplay.from_runs(runs).plot()}
     for split in sorted(set(runs.losses["split"])):
         figures[f"race-{split}"] = RaceDisplay.from_runs(runs, split).plot()
-    if protocol is ProtocolName.teacher:
+    if protocol == "teacher":
         figures["targets"] = TargetsDisplay.from_runs(runs).plot()
     for name, figure in figures.items():
         figure.save(out / f"{name}.svg")
         figure.save(out / f"{name}.png")
     typer.echo(figures["figure-2"].summary())
     typer.echo(f"Written to {out}.")
+
+
+def reproduce_real_network(
+    names: list[str], seeds: int | None, out: Path, steps: int | None, device: str | None
+) -> None:
+    """Part by part; finished chunks are kept in `out`."""
+    from missviz.adapters import validation
+    from missviz.displays.contest import ContestDisplay
+    from missviz.experiments.arguments import checked_device
+    from missviz.real_network.parts import PARTS
+    from missviz.real_network.storage import made
+
+    for name in names:
+        validation.one_of("--part", name, tuple(PARTS))
+    place = checked_device(device)
+    for name in names or PARTS:
+        typer.echo(f"{name}: {PARTS[name].question}")
+        try:
+            runs = PARTS[name].run(
+                seeds=seeds,
+                steps=steps,
+                device=place,
+                cache=out / "finished-chunks",
+                progress=True,
+            )
+        except KeyboardInterrupt:
+            typer.echo("\nInterrupted; what was finished is kept. Run it again to go on.")
+            raise typer.Exit(130) from None
+        runs.settings["made"] = made(runs, place)
+        runs.save(out / name)
+        display = ContestDisplay.from_runs(runs).plot()
+        display.save(out / name / "accuracy.svg")
+        display.save(out / name / "accuracy.png")
+        typer.echo(display.table().to_string())
+        for note in runs.notes:
+            typer.echo(f"! {note}")
+        typer.echo(f"Redone by: missviz reproduce real-network --part {name}")
+        typer.echo(f"Written to {out / name}.\n")
 
 
 # --- lecture ----------------------------------------------------------------------------------

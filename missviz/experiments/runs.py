@@ -32,7 +32,8 @@ class Runs:
     settings: dict[str, Any]
     """Everything that the result depends on, and the machine's versions, as plain values."""
     tuning: pd.DataFrame | None = None
-    """Columns target, method, learning_rate, score, chosen, on_edge; None if nothing was tuned."""
+    """Columns target, method, learning_rate, score, chosen, on_edge, and of `fine_tune` seconds
+    (of all its runs together); None if nothing was tuned."""
     timings: pd.DataFrame | None = None
     """See `missviz.experiments.adapter_timings`; None if not measured."""
     notes: tuple[str, ...] = ()
@@ -145,6 +146,33 @@ class Runs:
         if self.notes:
             write_whole(out / "notes.txt", "\n".join(self.notes) + "\n")
         write_whole(out / "settings.json", json.dumps(self.settings, indent=2, ensure_ascii=False))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Runs":
+        """What `save` wrote into `folder`, to the last bit.
+
+        Raises FileNotFoundError where no runs are there.
+        """
+        found = Path(folder)
+
+        def table(name: str) -> pd.DataFrame | None:
+            paths = [found / f"{name}.csv", found / f"{name}.csv.gz"]
+            there = [path for path in paths if path.exists()]
+            return pd.read_csv(there[0], float_precision="round_trip") if there else None
+
+        losses, baselines = table("losses"), table("baselines")
+        settings = found / "settings.json"
+        if losses is None or baselines is None or not settings.exists():
+            raise FileNotFoundError(f"{found} has no runs, as Runs.save writes them")
+        notes = found / "notes.txt"
+        return cls(
+            losses,
+            baselines,
+            json.loads(settings.read_text(encoding="utf-8")),
+            table("tuning"),
+            table("timings"),
+            tuple(notes.read_text(encoding="utf-8").splitlines()) if notes.exists() else (),
+        )
 
 
 # --- Statistics over seeds --------------------------------------------------------------------

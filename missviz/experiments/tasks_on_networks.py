@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from jaxtyping import Int64
 from torch import Tensor
 
+NEEDED = ("train", "valid", "test")
+"""The splits that every task has."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

@@ -52,10 +52,8 @@ from missviz.experiments.rates import choose_rate, scores, warn_of_edges
 from missviz.experiments.runs import Runs
 from missviz.experiments.sweep import Cell, Kept, Result, run_cells
 from missviz.experiments.tasks import HALF_DECADES
-from missviz.experiments.tasks_on_networks import Split, Task
+from missviz.experiments.tasks_on_networks import NEEDED, Split, Task
 from missviz.machine import one_thread
-
-NEEDED = ("train", "valid", "test")
 
 FOR_KNOWN = 0.4
 """Of the memory that is free, what may be taken by what is computed once."""
@@ -77,6 +75,7 @@ def fine_tune(
     batch_size: int = 32,
     evaluate_every: int = 20,
     weight_decay: float = 0.0,
+    remembered: Sequence[Task] = (),
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     cache: str | Path | None = None,
@@ -111,6 +110,10 @@ def fine_tune(
         batch_size: examples in each.
         evaluate_every: steps between two looks at the validation split.
         weight_decay: of all that is trained, as AdamW has it.
+        remembered: tasks that the network could do before. At the step where a run stops, a linear
+            probe is fitted to its features on each one's "train" (ridge logistic regression, the
+            ridge chosen on "valid"); its figures on "test" stand under the task's name, and beside
+            them ("unadapted") those of the network as it was: learning against forgetting.
         device: None means a GPU if there is one.
         dtype: torch.float32 or torch.float64, of network, adapters and floating-point inputs.
         cache: folder in which finished chunks (up to 32 members; fewer where memory is short) are
@@ -132,6 +135,7 @@ def fine_tune(
         short. Whatever a chunk raises, with a note that says which chunk it was.
     """
     _check_network_and_task(network, task)
+    remembered = _checked_remembered(remembered, task)
     methods = listed_methods(methods)
     report_seeds = checked_seeds("seeds", seeds)
     grid = checked_rates(HALF_DECADES, learning_rates)
@@ -150,8 +154,9 @@ def fine_tune(
     place = checked_device(device)
     checked_executor(executor)
     kept = Kept(cache)
-    subject = Subject(network, task)
+    subject = Subject(network, task, remembered)
     report = tuple(split for split in task.splits if split not in ("train", "valid"))
+    report += tuple(other.name for other in remembered)
     cores = torch.get_num_threads() if place == "cpu" else 1
     try:
         with (
@@ -180,7 +185,9 @@ def fine_tune(
     divergence = diverged(pd.concat([probed, losses]))
     runs = Runs(
         losses=losses,
-        baselines=pd.concat([constant(task, report_seeds), as_baseline(probed)], ignore_index=True),
+        baselines=pd.concat(
+            [constant(task, remembered, report_seeds), as_baseline(probed)], ignore_index=True
+        ),
         settings={
             "protocol": {
                 "name": "fine_tune",
@@ -189,7 +196,7 @@ def fine_tune(
                 "batch_size": batch_size,
                 "evaluate_every": evaluate_every,
                 "weight_decay": settings.weight_decay,
-                "samples": {name: len(split.targets) for name, split in task.splits.items()},
+                "samples": {name: len(split) for name, split in subject.splits.items()},
                 "network": type(network).__name__,
                 "layers": list(plans[1].layers),
             },
@@ -256,7 +263,7 @@ def plan_one(chunk: Chunk, there: Ready, at_once: int) -> Plan:
         if isinstance(part, Adapter) and chunk.method is not None:
             on_layer(chunk.method, part.base)
             break
-    notes, splits = [], chunk.subject.task.splits
+    notes, splits = [], chunk.subject.splits
     fixed = there.bytes_of_examples(splits)
     chunk, known = with_room(chunk, there, model)
     if known is None:
@@ -283,7 +290,7 @@ def plan_one(chunk: Chunk, there: Ready, at_once: int) -> Plan:
 def with_room(chunk: Chunk, there: Ready, model: Classifier) -> tuple[Chunk, int | None]:
     """`chunk` so that what is known of all examples has room, and the bytes that this takes; None
     where there is none for it."""
-    free, splits = free_bytes(chunk.device), chunk.subject.task.splits
+    free, splits = free_bytes(chunk.device), chunk.subject.splits
     for keep in ("inside", "before"):
         found = there.constants(model, chunk.method_name, keep, chunk.settings.batch_size)
         size = there.bytes_known(found, model, splits)
@@ -309,19 +316,27 @@ def run_cell(
         results = yield chunks
         frame = pd.concat(map(tidy, chunks, results))
         # The order of rows does not tell how members were shared out to chunks.
-        places = {split: place for place, split in enumerate(plan.chunk.subject.task.splits)}
+        subject = plan.chunk.subject
+        names = (*subject.task.splits, *(other.name for other in subject.remembered))
+        places = {split: place for place, split in enumerate(names)}
         by_split = frame.sort_values("split", key=lambda names: names.map(places), kind="stable")
         return by_split.reset_index(drop=True)
+
+    seconds: dict[float, float] = {}
 
     def score(rates: Sequence[float]) -> Cell[dict[float, float]]:
         members = [(seed, rate) for rate in rates for seed in tuning]
         # Choosing a rate must not see what is reported.
-        return scores((yield from train(members, report=())), "valid")
+        frame = yield from train(members, report=())
+        runs = frame.drop_duplicates(["learning_rate", "seed"]).groupby("learning_rate")
+        seconds.update(runs[["init_seconds", "train_seconds"]].sum().sum(axis=1))
+        return scores(frame, "valid")
 
     rate, table = grid[0], None
     if len(grid) > 1:
         table = yield from choose_rate(score, grid, widen)
         rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
+        table["seconds"] = table["learning_rate"].map(seconds)
         table.insert(0, "target", plan.chunk.subject.task.name)
         table.insert(1, "method", plan.name)
     losses = yield from train([(seed, rate) for seed in seeds], plan.chunk.report)
@@ -354,13 +369,15 @@ def tidy(chunk: Chunk, result: Result) -> pd.DataFrame:
     return frame.assign(**{name: result[name] for name in counts})
 
 
-def constant(task: Task, seeds: Sequence[int]) -> pd.DataFrame:
+def constant(task: Task, remembered: Sequence[Task], seeds: Sequence[int]) -> pd.DataFrame:
     """What gives every class its share of the training split, and so always chooses the largest."""
-    counts = torch.bincount(task.splits["train"].targets.cpu(), minlength=task.outputs).double()
-    chances = counts / counts.sum()
+    measured = [(task, name, name) for name in task.splits]
+    measured += [(other, "test", other.name) for other in remembered]
     rows = []
-    for name, split in task.splits.items():
-        targets = split.targets.cpu()
+    for of, split, name in measured:
+        counts = torch.bincount(of.splits["train"].targets.cpu(), minlength=of.outputs).double()
+        chances = counts / counts.sum()
+        targets = of.splits[split].targets.cpu()
         loss = float(-chances.log()[targets].mean())
         accuracy = float((targets == chances.argmax()).double().mean())
         rows += [(task.name, seed, "constant", name, loss, accuracy) for seed in seeds]
@@ -409,6 +426,25 @@ def _check_network_and_task(network: nn.Module, task: Task) -> None:
         raise TypeError(f"network={network!r:.60} is not an nn.Module")
     if next(network.parameters(), None) is None:
         raise ValueError(f"network={network!r:.60} has no weights, so there is nothing to adapt")
+    _check_task(task)
+
+
+def _checked_remembered(remembered: Sequence[Task], task: Task) -> tuple[Task, ...]:
+    if not isinstance(remembered, Iterable):
+        raise TypeError(f"remembered={remembered!r:.60} is not a list of tasks")
+    tasks = tuple(remembered)
+    for other in tasks:
+        _check_task(other)
+    names = [other.name for other in tasks]
+    if taken := sorted({n for n in names if names.count(n) > 1 or n in task.splits}):
+        raise ValueError(
+            f"remembered has {taken[0]!r} twice, or the task has such a split; figures stand under "
+            "these names"
+        )
+    return tasks
+
+
+def _check_task(task: Task) -> None:
     if not isinstance(task, Task):
         raise TypeError(f"task={task!r:.60} is not a missviz.experiments.Task")
     if missing := [name for name in NEEDED if name not in task.splits]:

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import inspect
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
@@ -19,7 +19,7 @@ from missviz.adapters.base import Adapter
 from missviz.experiments.fine_tuning.batches import Examples
 from missviz.experiments.fine_tuning.classifier import Classifier, Features
 from missviz.experiments.fine_tuning.frozen import Constants, Known, constants
-from missviz.experiments.tasks_on_networks import Task
+from missviz.experiments.tasks_on_networks import Split, Task
 
 Keep = Literal["inside", "before", "nothing"]
 """What is kept of what no member changes: also what is within the first adapted block, or only what
@@ -32,12 +32,25 @@ class Subject:
 
     network: nn.Module
     task: Task
+    remembered: tuple[Task, ...] = ()
+    """What it could do before."""
+
+    @property
+    def splits(self) -> Mapping[str, Split]:
+        """All examples there are: the task's splits, and those of what is to be remembered."""
+        others = {
+            split_of(other, name): split
+            for other in self.remembered
+            for name, split in other.splits.items()
+        }
+        return {**self.task.splits, **others}
 
     @cached_property
     def digest(self) -> str | None:
         """A hash of all its numbers and of the classes that it is made of; None where the code of
         one of these cannot be read, as of a class from a prompt."""
-        digest = hashlib.blake2b(repr((self.task.name, self.task.outputs, self.network)).encode())
+        tasks = [(task.name, task.outputs) for task in (self.task, *self.remembered)]
+        digest = hashlib.blake2b(repr((tasks, self.network)).encode())
         digest.update(repr(getattr(self.network, "config", None)).encode())
         for kind in sorted({type(part) for part in self.network.modules()}, key=str):
             try:
@@ -52,7 +65,7 @@ class Subject:
 
     @cached_property
     def _packed(self) -> bytes:
-        return cloudpickle.dumps((self.network, self.task, self.digest))
+        return cloudpickle.dumps((self.network, self.task, self.remembered, self.digest))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Beside what travels with it, so that chunks that wait have it in common."""
@@ -63,14 +76,19 @@ class Subject:
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.network.named_parameters()
         yield from self.network.named_buffers()
-        for name, split in self.task.splits.items():
+        for name, split in self.splits.items():
             yield f"{name} targets", split.targets
             yield from ((f"{name} {key}", tensor) for key, tensor in split.inputs.items())
 
 
+def split_of(remembered: Task, split: str) -> str:
+    """The name of a remembered task's split beside those of the task that is learnt."""
+    return f"{remembered.name}: {split}"
+
+
 def _unpacked(packed: Any) -> Subject:
-    network, task, digest = cloudpickle.loads(packed)
-    subject = Subject(network, task)
+    network, task, remembered, digest = cloudpickle.loads(packed)
+    subject = Subject(network, task, remembered)
     vars(subject)["digest"] = digest  # not to be made again by each worker
     return subject
 
@@ -79,7 +97,9 @@ class Ready:
     """A subject on a device, with what has been computed of it once. Threads share it."""
 
     def __init__(self, subject: Subject, device: str, dtype: torch.dtype) -> None:
-        self.task, self.device, self.dtype = subject.task, torch.device(device), dtype
+        self.task, self.remembered = subject.task, subject.remembered
+        self.splits = subject.splits
+        self.device, self.dtype = torch.device(device), dtype
         self.network = copy.deepcopy(subject.network).requires_grad_(False)
         self.network = self.network.to(self.device, dtype).eval()
         self._lock = RLock()
@@ -99,7 +119,7 @@ class Ready:
     def examples(self, split: str) -> Examples:
         with self._lock:
             if split not in self._examples:
-                given = self.task.splits[split]
+                given = self.splits[split]
                 self._examples[split] = Examples.of(given, self.device, self.dtype)
             return self._examples[split]
 

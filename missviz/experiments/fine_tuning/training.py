@@ -21,8 +21,10 @@ from missviz.experiments.fine_tuning.batches import Examples, Schedule
 from missviz.experiments.fine_tuning.classifier import Classifier, Features, new_head
 from missviz.experiments.fine_tuning.frozen import Known
 from missviz.experiments.fine_tuning.memory import PER_NUMBER, kept_for_backward
-from missviz.experiments.fine_tuning.subject import Keep, Ready, Subject, ready
+from missviz.experiments.fine_tuning.probe import probed
+from missviz.experiments.fine_tuning.subject import Keep, Ready, Subject, ready, split_of
 from missviz.experiments.sweep import Result
+from missviz.experiments.tasks_on_networks import NEEDED, Task
 from missviz.machine import keep_freed_memory
 
 PROBE = "linear probe"
@@ -58,7 +60,8 @@ class Chunk:
     settings: Settings
     device: str
     report: tuple[str, ...]
-    """The splits that are looked at once, at the best step; none while rates are chosen."""
+    """The splits, and names of remembered tasks, that are looked at once, at the best step; none
+    while rates are chosen."""
 
     @property
     def method_name(self) -> str:
@@ -198,11 +201,13 @@ class Members:
         self, split: str, index: Int64[Tensor, "member k"]
     ) -> tuple[Float[Tensor, "member k"], Float[Tensor, "member k"]]:
         """Each member's loss, and whether it is right, on each of its examples."""
-        examples, known = self._ready.examples(split), None
-        if self.constants is not None:
-            size = self._settings.batch_size
-            known = self._ready.known(self.constants, self._one, split, size)
-        return self._measured(examples, index, known)
+        return self._measured(self._ready.examples(split), index, self._known(split))
+
+    def _known(self, split: str) -> Mapping[str, Known] | None:
+        if self.constants is None:
+            return None
+        size = self._settings.batch_size
+        return self._ready.known(self.constants, self._one, split, size)
 
     def _measured(
         self,
@@ -210,15 +215,26 @@ class Members:
         index: Int64[Tensor, "member k"],
         known: Mapping[str, Known] | None,
     ) -> tuple[Float[Tensor, "member k"], Float[Tensor, "member k"]]:
-        flat = index.flatten()
-        if self._player is not None and known is not None:
-            width = examples.width(flat)
-            self._player.values = {name: one.batch(flat, width) for name, one in known.items()}
-        scores = self._model(**examples.batch(flat))
-        targets = examples.targets[flat.to(scores.device)]
+        scores = self._run(self._model, examples, index.flatten(), known)
+        targets = examples.targets[index.flatten().to(scores.device)]
         losses = cross_entropy(scores, targets, reduction="none")
         right = scores.detach().argmax(dim=-1) == targets
         return losses.view(index.shape), right.view(index.shape)
+
+    def _run(
+        self,
+        part: nn.Module,
+        examples: Examples,
+        flat: Int64[Tensor, " rows"],
+        known: Mapping[str, Known] | None,
+    ) -> Float[Tensor, "rows outputs"]:
+        """What the members' model, or its features, give for the examples of all members, one
+        member after the other."""
+        if self._player is not None and known is not None:
+            width = examples.width(flat)
+            self._player.values = {name: one.batch(flat, width) for name, one in known.items()}
+        found: Tensor = part(**examples.batch(flat))
+        return found
 
     def tried(self) -> tuple[int, list[str]]:
         """Bytes that each member takes while it trains, by the forward pass on the longest batch;
@@ -268,11 +284,17 @@ class Members:
             train.append(self._step(step))
         for kept, tensor in zip(best, self._state, strict=True):
             tensor.copy_(kept)
-        stopped = {split: _figures([self._evaluate(split)]) for split in self._report}
+        remembered = {task.name: task for task in self._ready.remembered}
+        stopped = {
+            name: _figures(
+                [self._probe(remembered[name]) if name in remembered else self._evaluate(name)]
+            )
+            for name in self._report
+        }
         return Found(
             {"train": _figures(train), "valid": _figures(valid)},
             stops.cpu().numpy(),
-            {split: {k: v[:, 0] for k, v in parts.items()} for split, parts in stopped.items()},
+            {name: {k: v[:, 0] for k, v in parts.items()} for name, parts in stopped.items()},
         )
 
     def train_losses(self) -> Float[np.ndarray, "member steps"]:
@@ -312,6 +334,33 @@ class Members:
             ]
         loss, accuracy = (total / len(examples) for total in sums)
         return loss, accuracy
+
+    @torch.no_grad()
+    def _probe(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of a linear probe of each member's features."""
+        names = {split: split_of(task, split) for split in NEEDED}
+        features = {split: self._features(name) for split, name in names.items()}
+        targets = {split: self._ready.examples(name).targets for split, name in names.items()}
+        found = [
+            probed({split: part[member] for split, part in features.items()}, targets, task.outputs)
+            for member in range(len(self._seeds))
+        ]
+        loss, accuracy = torch.tensor(found, dtype=torch.float64).unbind(dim=1)
+        return loss, accuracy
+
+    def _features(self, split: str) -> Float[Tensor, "member n features"]:
+        """Each member's features of all of a split."""
+        examples, members = self._ready.examples(split), len(self._seeds)
+        known = self._known(split)
+        order, parts = [], []
+        for index in examples.in_batches(self._settings.batch_size):
+            flat = index.repeat(members)
+            found = self._run(self._model.features, examples, flat, known)
+            parts.append(found.unflatten(0, (members, len(index))))
+            order.append(index)
+        places = torch.cat(order).to(parts[0].device)
+        joined = torch.cat(parts, dim=1)
+        return torch.empty_like(joined).index_copy_(1, places, joined)
 
 
 def _figures(measured: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
