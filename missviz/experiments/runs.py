@@ -149,7 +149,7 @@ class Runs:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Runs":
-        """What `save` wrote into `folder`, to the last bit.
+        """What `save` wrote into `folder`.
 
         Raises FileNotFoundError where no runs are there.
         """
@@ -158,7 +158,7 @@ class Runs:
         def table(name: str) -> pd.DataFrame | None:
             paths = [found / f"{name}.csv", found / f"{name}.csv.gz"]
             there = [path for path in paths if path.exists()]
-            return pd.read_csv(there[0], float_precision="round_trip") if there else None
+            return pd.read_csv(there[0]) if there else None
 
         losses, baselines = table("losses"), table("baselines")
         settings = found / "settings.json"

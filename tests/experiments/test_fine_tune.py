@@ -19,12 +19,13 @@ from scipy import stats
 from tiny_transformer import FEATURES, INNER, Encoder
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
-from word_task import SMALL, TARGETS, encoder, sentences, word_task
+from word_task import SMALL, TARGETS, encoder, first_word_task, sentences, word_task
 
 import missviz as mv
 from missviz.experiments import Runs, Split, Task, fine_tune
 from missviz.experiments.fine_tuning import experiment, memory, training
 from missviz.experiments.fine_tuning.batches import POOL, Examples, Schedule
+from missviz.experiments.fine_tuning.probe import probed
 from missviz.experiments.fine_tuning.training import Chunk, Members, Settings
 
 METHODS = [mv.LoRA(2), mv.MiSS(4)]
@@ -76,7 +77,8 @@ def check_nothing_of_test_is_looked_at_before() -> None:
         learning_rates=RATES,
         task=word_task(test=flipped(plain.splits["test"]), longer=flipped(plain.splits["longer"])),
     )
-    pd.testing.assert_frame_equal(one.tuning, other.tuning)
+    tables = [part.tuning.drop(columns="seconds") for part in (one, other)]
+    pd.testing.assert_frame_equal(*tables)
     frames = [
         part.to_frame().drop(columns=["init_seconds", "train_seconds"]) for part in (one, other)
     ]
@@ -734,6 +736,38 @@ def test_layers_that_the_features_do_not_depend_on_are_named() -> None:
     )
 
 
+def test_what_is_remembered_stands_beside_what_the_network_could_do() -> None:
+    once = first_word_task()
+    found = run(learning_rates=[1e-12], remembered=[once])
+    at_stop = found.to_frame().query("split == 'first word'")
+    assert len(at_stop) == len(METHODS) * SMALL["seeds"]
+    before = found.baselines.query("baseline == 'unadapted' and split == 'first word'")
+    # Nothing was learnt at this rate, so nothing forgotten.
+    assert np.allclose(at_stop["loss"], before["loss"].iloc[0], atol=1e-4)
+    assert (at_stop["accuracy"] == before["accuracy"].iloc[0]).all()
+    (majority,) = set(
+        found.baselines.query("baseline == 'constant' and split == 'first word'").accuracy
+    )
+    largest = torch.bincount(once.splits["train"].targets).argmax()
+    assert majority == pytest.approx(
+        float((once.splits["test"].targets == largest).double().mean())
+    )
+    learnt = run(learning_rates=[1e-1], remembered=[once]).to_frame().query("split == 'first word'")
+    assert not np.allclose(learnt["loss"], before["loss"].iloc[0], atol=1e-2)
+    metrics = found.summary(measure="accuracy")["metric"]
+    assert list(dict.fromkeys(metrics))[-3:] == ["test", "longer", "first word"]
+    samples = found.settings["protocol"]["samples"]
+    assert samples["first word: train"] == len(once.splits["train"])
+
+
+def test_a_probe_of_features_that_are_not_finite_says_so() -> None:
+    features = {split: torch.full((6, 2), torch.nan) for split in ("train", "valid", "test")}
+    targets = dict.fromkeys(features, torch.tensor([0, 1] * 3))
+    loss, accuracy = probed(features, targets, 2)
+    assert np.isnan(loss)
+    assert accuracy == 0
+
+
 def test_the_network_stays_as_it_is() -> None:
     network = bert().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -795,6 +829,31 @@ def without(split: str) -> Task:
 def test_bad_input(options: dict[str, Any], error: type[Exception], message: str) -> None:
     given = dict(network=encoder(), task=word_task(), methods=METHODS) | SMALL | options
     raises_one_sentence(lambda: fine_tune(**given), error, message)
+
+
+@pytest.mark.parametrize(
+    ("remembered", "error", "message"),
+    [
+        ([word_task()] * 2, ValueError, "remembered has '3 or 7' twice"),
+        ([replace(first_word_task(), name="longer")], ValueError, "or the task has such a split"),
+        ([Task("half", {"train": sentences(4, 0)}, 2)], ValueError, "'half' has no 'valid' split"),
+        ([3], TypeError, "task=3 is not a missviz.experiments.Task"),
+        (3, TypeError, "remembered=3 is not a list of tasks"),
+    ],
+)
+def test_what_cannot_be_remembered(remembered: Any, error: type[Exception], message: str) -> None:
+    raises_one_sentence(lambda: run(remembered=remembered), error, message)
+
+
+def test_runs_come_back_from_their_folder(runs: Runs, tmp_path: Path) -> None:
+    runs.save(tmp_path)
+    back = Runs.load(tmp_path)
+    pd.testing.assert_frame_equal(back.to_frame(), runs.to_frame())
+    pd.testing.assert_frame_equal(back.tuning, runs.tuning)
+    assert (back.settings, back.notes) == (runs.settings, runs.notes)
+    pd.testing.assert_frame_equal(back.summary(), runs.summary())
+    with pytest.raises(FileNotFoundError, match="no runs, as Runs.save writes them"):
+        Runs.load(tmp_path / "elsewhere")
 
 
 @pytest.mark.cuda

@@ -160,7 +160,7 @@ def agree(method: mv.Method, dtype: torch.dtype) -> None:
         wanted = theirs["test"][stop]
         assert abs(float(tested["loss"].iloc[0]) - wanted) <= LIMITS[dtype] * max(1, wanted)
         # Both fits end where a gradient is small, so no nearer than that.
-        kept = float(frame.loc[(seed, "first word"), "loss"].iloc[0])
+        kept = float(frame.loc[[(seed, "first word")], "loss"].iloc[0])
         assert kept == pytest.approx(theirs["first word"][stop], abs=1e-4)
 
 
