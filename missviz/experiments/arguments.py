@@ -152,6 +152,12 @@ def checked_seeds(
     return tuple(range(first, first + count))
 
 
+def checked_disjoint(argument: str, tuning: Sequence[int], seeds: Sequence[int]) -> None:
+    """ValueError where a rate would be chosen on a seed that is reported."""
+    if common := sorted(set(tuning) & set(seeds)):
+        raise ValueError(f"{argument} share {common} with seeds; rates are chosen on other seeds")
+
+
 def checked_device(device: str | torch.device | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"

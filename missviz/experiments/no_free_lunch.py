@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ from missviz.experiments.arguments import (
     OWN_DATA,
     TUNING_SEED,
     checked_device,
+    checked_disjoint,
     checked_executor,
     checked_methods,
     checked_protocol,
@@ -48,7 +49,7 @@ from missviz.experiments.ensemble import (
     never_alone,
     train,
 )
-from missviz.experiments.rates import choose_rate, scores, warn_of_edges
+from missviz.experiments.rates import Rates, runs_of, warn_of_edges
 from missviz.experiments.runs import Runs
 from missviz.experiments.sweep import Cell, Chunk, Kept, Result, run_cells, run_here
 from missviz.experiments.tasks import (
@@ -204,96 +205,145 @@ def no_free_lunch(
         TypeError, ValueError: naming the argument and what would be valid.
         Whatever a chunk raises, with a note that says which chunk it was.
     """
-    settings = checked_protocol(protocol, steps, data)
-    methods = checked_methods(methods, settings.name, settings.data)
-    report_seeds = checked_seeds("seeds", seeds)
-    chosen_targets = checked_targets(settings, targets)
-    grid = checked_rates(settings.learning_rates, learning_rates)
-    tuning = checked_seeds("tuning_seeds", tuning_seeds, TUNING_SEED) if settings.tuned else ()
-    if shared := sorted(set(tuning) & set(report_seeds)):
-        raise ValueError(f"tuning_seeds share {shared} with seeds; rates are chosen on other seeds")
-    validation.one_of("tune_on", tune_on, ("valid", "train"))
+    kind = checked_protocol(protocol, steps, data)
     validation.one_of("engine", engine, ENGINES)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not torch.float32 or torch.float64")
-    place = checked_device(device)
+    settings = Settings(
+        protocol=kind,
+        methods=checked_methods(methods, kind.name, kind.data),
+        targets=checked_targets(kind, targets),
+        seeds=checked_seeds("seeds", seeds),
+        rates=Rates(
+            checked_rates(kind.learning_rates, learning_rates),
+            checked_seeds("tuning_seeds", tuning_seeds, TUNING_SEED) if kind.tuned else (),
+            validation.one_of("tune_on", tune_on, ("valid", "train")),
+            widen=learning_rates is None,
+        ),
+        dtype=dtype,
+        device=checked_device(device),
+        engine=engine,
+    )
+    checked_disjoint("tuning_seeds", settings.rates.tuning_seeds, settings.seeds)
     checked_executor(executor)
     kept = Kept(cache)
-    # Choosing a rate must not see the test split, and need not pay for it.
-    seen = {split: size for split, size in settings.samples.items() if split != "test"}
-    blind = replace(settings, samples=seen)
+    on_cpu = settings.device == "cpu"
+    cores = torch.get_num_threads() if on_cpu else 1
+    with (
+        # An ensemble on all cores would be slower: see `one_thread`.
+        one_thread() if on_cpu else nullcontext(),
+        ThreadPoolExecutor(cores) if executor is None else nullcontext(executor) as workers,
+        tqdm(total=chunks_in(settings), desc=protocol, unit="chunk", disable=not progress) as bar,
+    ):
+        floors = [
+            baselines(kind, name, target, settings.seeds, dtype, settings.device)
+            for name, target in settings.targets.items()
+        ]
+        done = run_cells(plan(settings), run_chunk, workers, kept, bar)
+    result = collect(settings, done, floors)
+    warn_of_edges(result.tuning)
+    return result.with_timings(adapter_timings(settings.methods)) if timings else result
 
-    def train_members(
-        method: Method,
-        name: str,
-        members: list[tuple[int, float]],
-        protocol: Protocol = settings,
-    ) -> Cell[pd.DataFrame]:
+
+# --- Settings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run, checked: all that a result depends on."""
+
+    protocol: Protocol
+    methods: tuple[Method, ...]
+    targets: Mapping[str, Target | None]
+    seeds: tuple[int, ...]
+    rates: Rates
+    dtype: torch.dtype
+    device: str
+    engine: Engine
+
+
+# --- Plan -------------------------------------------------------------------------------------
+
+
+def plan(settings: Settings) -> list[Cell[tuple[pd.DataFrame, pd.DataFrame | None]]]:
+    """A cell for each target and method."""
+    return [
+        run_cell(settings, target, method)
+        for target in settings.targets
+        for method in settings.methods
+    ]
+
+
+def chunks_in(settings: Settings) -> int:
+    """How many chunks there will be, if no grid is widened."""
+    rates, seeds = settings.rates, len(settings.seeds)
+    rounds = [seeds * len(rates.grid)]
+    if rates.tuning_seeds:
+        rounds = [len(rates.grid) * len(rates.tuning_seeds), seeds]
+    cells = len(settings.targets) * len(settings.methods)
+    return cells * sum(math.ceil(members / LARGEST) for members in rounds)
+
+
+def run_cell(
+    settings: Settings, target: str, method: Method
+) -> Cell[tuple[pd.DataFrame, pd.DataFrame | None]]:
+    """One method on one target: its rows, and how its rate was chosen."""
+    whole = settings.protocol
+    # Choosing a rate must not see the test split, and need not pay for it.
+    seen = {split: size for split, size in whole.samples.items() if split != "test"}
+
+    def train(members: list[tuple[int, float]], *, blind: bool = False) -> Cell[pd.DataFrame]:
         chunks = [
             Chunk(
-                protocol,
+                replace(whole, samples=seen) if blind else whole,
                 method,
                 tuple(members[start : start + LARGEST]),
-                name,
-                chosen_targets[name],
-                dtype,
-                place,
-                engine,
+                target,
+                settings.targets[target],
+                settings.dtype,
+                settings.device,
+                settings.engine,
             )
             for start in range(0, len(members), LARGEST)
         ]
         results = yield chunks
-        return pd.concat(map(_tidy, chunks, results), ignore_index=True)
+        return pd.concat(map(tidy, chunks, results), ignore_index=True)
 
-    def run_cell(name: str, method: Method) -> Cell[tuple[pd.DataFrame, pd.DataFrame | None]]:
-        if not settings.tuned:
-            members = [(seed, rate) for rate in grid for seed in report_seeds]
-            return (yield from train_members(method, name, members)), None
+    losses, table = yield from runs_of(train, settings.seeds, settings.rates)
+    if table is not None:
+        table.insert(0, "target", target)
+        table.insert(1, "method", method.name)
+    return losses, table
 
-        def score(rates: Sequence[float]) -> Cell[dict[float, float]]:
-            members = [(seed, rate) for rate in rates for seed in tuning]
-            return scores((yield from train_members(method, name, members, blind)), tune_on)
 
-        table = yield from choose_rate(score, grid, widen=learning_rates is None)
-        rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
-        losses = yield from train_members(method, name, [(seed, rate) for seed in report_seeds])
-        return losses, table.assign(target=name, method=method.name)
+# --- Collect ----------------------------------------------------------------------------------
 
-    cells = [run_cell(name, method) for name in chosen_targets for method in methods]
-    rounds = [len(grid) * len(tuning), len(report_seeds)]
-    if not settings.tuned:
-        rounds = [len(grid) * len(report_seeds)]
-    expected = len(cells) * sum(math.ceil(members / LARGEST) for members in rounds)
-    cores = torch.get_num_threads() if place == "cpu" else 1
-    with (
-        # An ensemble on all cores would be slower: see `one_thread`.
-        one_thread() if place == "cpu" else nullcontext(),
-        ThreadPoolExecutor(cores) if executor is None else nullcontext(executor) as workers,
-        tqdm(total=expected, desc=protocol, unit="chunk", disable=not progress) as bar,
-    ):
-        floors = [
-            baselines(settings, name, target, report_seeds, dtype, place)
-            for name, target in chosen_targets.items()
-        ]
-        done = run_cells(cells, run_chunk, workers, kept, bar)
+
+def collect(
+    settings: Settings,
+    done: Sequence[tuple[pd.DataFrame, pd.DataFrame | None]],
+    floors: Sequence[pd.DataFrame],
+) -> Runs:
+    """The cells' rows and the baselines' as one result."""
     tuned = [table for _, table in done if table is not None]
-    result = Runs(
+    protocol, rates = settings.protocol, settings.rates
+    return Runs(
         losses=pd.concat([losses for losses, _ in done], ignore_index=True),
         baselines=pd.concat(floors, ignore_index=True),
         settings={
             "protocol": {
-                **asdict(replace(settings, data=None)),
-                "learning_rates": list(grid),
-                "data": None if settings.data is None else str(settings.data),
+                **asdict(replace(protocol, data=None)),
+                "learning_rates": list(rates.grid),
+                "data": None if protocol.data is None else str(protocol.data),
             },
-            "methods": {method.name: repr(method) for method in methods},
-            "targets": list(chosen_targets),
-            "seeds": list(report_seeds),
-            "tuning_seeds": list(tuning),
-            "tune_on": tune_on if settings.tuned else None,
-            "dtype": str(dtype),
-            "device": place,
-            "engine": engine,
+            "methods": {method.name: repr(method) for method in settings.methods},
+            "targets": list(settings.targets),
+            "seeds": list(settings.seeds),
+            "tuning_seeds": list(rates.tuning_seeds),
+            "tune_on": rates.tune_on if protocol.tuned else None,
+            "dtype": str(settings.dtype),
+            "device": settings.device,
+            "engine": settings.engine,
             "threads": torch.get_num_threads(),
             "versions": {
                 "missviz": missviz.__version__,
@@ -301,38 +351,11 @@ def no_free_lunch(
                 "python": platform.python_version(),
             },
         },
-        tuning=pd.concat(tuned, ignore_index=True)[
-            ["target", "method", "learning_rate", "score", "chosen", "on_edge"]
-        ]
-        if tuned
-        else None,
-        timings=adapter_timings(methods) if timings else None,
+        tuning=pd.concat(tuned, ignore_index=True) if tuned else None,
     )
-    warn_of_edges(result.tuning)
-    return result
 
 
-def losses_at(
-    method: Method,
-    protocol: Protocol,
-    learning_rate: float,
-    seeds: Sequence[int],
-    device: str,
-) -> dict[str, Float[np.ndarray, "seeds steps1"]]:
-    """Losses of one method at one rate by split, after 0, 1, … steps.
-
-    To the last bit those of `no_free_lunch` with that rate alone, which also chooses it.
-    """
-    target = OWN_DATA if protocol.data is not None else ELEMENTWISE
-    parts = []
-    for start in range(0, len(seeds), LARGEST):
-        members = tuple((seed, learning_rate) for seed in seeds[start : start + LARGEST])
-        chunk = Chunk(protocol, method, members, target, None, torch.float32, device, "auto")
-        parts.append(run_here(run_chunk, chunk)["losses"])
-    return {split: np.concatenate([part[split] for part in parts]) for split in parts[0]}
-
-
-def _tidy(chunk: Chunk, result: Result) -> pd.DataFrame:
+def tidy(chunk: Chunk, result: Result) -> pd.DataFrame:
     """A chunk's losses as rows."""
     seeds, rates = zip(*chunk.members, strict=True)
     steps = chunk.protocol.steps + 1
@@ -385,3 +408,23 @@ def baselines(
                 for baseline, prediction in predictions.items()
             ]
     return pd.DataFrame(rows)
+
+
+def losses_at(
+    method: Method,
+    protocol: Protocol,
+    learning_rate: float,
+    seeds: Sequence[int],
+    device: str,
+) -> dict[str, Float[np.ndarray, "seeds steps1"]]:
+    """Losses of one method at one rate by split, after 0, 1, … steps.
+
+    To the last bit those of `no_free_lunch` with that rate alone, which also chooses it.
+    """
+    target = OWN_DATA if protocol.data is not None else ELEMENTWISE
+    parts = []
+    for start in range(0, len(seeds), LARGEST):
+        members = tuple((seed, learning_rate) for seed in seeds[start : start + LARGEST])
+        chunk = Chunk(protocol, method, members, target, None, torch.float32, device, "auto")
+        parts.append(run_here(run_chunk, chunk)["losses"])
+    return {split: np.concatenate([part[split] for part in parts]) for split in parts[0]}

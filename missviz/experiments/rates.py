@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,53 @@ from missviz.experiments.sweep import Cell
 
 GRID_RATIO = 10**0.5
 MOST_WIDENINGS = 4
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The rates of an experiment, and how one of them is chosen for a method."""
+
+    grid: tuple[float, ...]
+    tuning_seeds: tuple[int, ...] = ()
+    """Disjoint from those that are reported; none where every rate of the grid is reported."""
+    tune_on: str = "valid"
+    """The split whose lowest loss over the steps, averaged over the tuning seeds, decides."""
+    widen: bool = False
+    """Whether other rates are tried while the best is on the grid's edge."""
+
+
+class Train(Protocol):
+    """Runs one method for (seed, rate) members; `blind` leaves out what choosing must not see."""
+
+    def __call__(
+        self, members: list[tuple[int, float]], *, blind: bool = False
+    ) -> Cell[pd.DataFrame]: ...
+
+
+def runs_of(
+    train: Train, seeds: Sequence[int], rates: Rates
+) -> Cell[tuple[pd.DataFrame, pd.DataFrame | None]]:
+    """One method's runs on `seeds`: at the rate that its tuning seeds choose, or at each.
+
+    Returns their rows, and the table of `choose_rate` with the seconds that all runs of a rate took
+    together; None where nothing was tuned.
+    """
+    if not rates.tuning_seeds:
+        members = [(seed, rate) for rate in rates.grid for seed in seeds]
+        return (yield from train(members)), None
+    seconds: dict[float, float] = {}
+
+    def score(tried: Sequence[float]) -> Cell[dict[float, float]]:
+        members = [(seed, rate) for rate in tried for seed in rates.tuning_seeds]
+        frame = yield from train(members, blind=True)
+        each = frame.drop_duplicates(["learning_rate", "seed"]).groupby("learning_rate")
+        seconds.update(each[["init_seconds", "train_seconds"]].sum().sum(axis=1))
+        return scores(frame, rates.tune_on)
+
+    table = yield from choose_rate(score, rates.grid, rates.widen)
+    table["seconds"] = table["learning_rate"].map(seconds)
+    rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
+    return (yield from train([(seed, rate) for seed in seeds])), table
 
 
 def choose_rate(

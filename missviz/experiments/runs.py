@@ -32,8 +32,8 @@ class Runs:
     settings: dict[str, Any]
     """Everything that the result depends on, and the machine's versions, as plain values."""
     tuning: pd.DataFrame | None = None
-    """Columns target, method, learning_rate, score, chosen, on_edge, and of `fine_tune` seconds
-    (of all its runs together); None if nothing was tuned."""
+    """Columns target, method, learning_rate, score, chosen, on_edge, seconds (of all runs at that
+    rate together); None if nothing was tuned."""
     timings: pd.DataFrame | None = None
     """See `missviz.experiments.adapter_timings`; None if not measured."""
     notes: tuple[str, ...] = ()

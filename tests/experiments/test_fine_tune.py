@@ -22,7 +22,7 @@ from transformers import BertConfig, BertModel
 from word_task import SMALL, TARGETS, encoder, first_word_task, sentences, word_task
 
 import missviz as mv
-from missviz.experiments import Runs, Split, Task, fine_tune
+from missviz.experiments import Runs, Split, Task, fine_tune, rates
 from missviz.experiments.fine_tuning import experiment, memory, training
 from missviz.experiments.fine_tuning.batches import POOL, Examples, Schedule
 from missviz.experiments.fine_tuning.probe import probed
@@ -135,15 +135,15 @@ def test_rules(check: Callable[[], None]) -> None:
 
 
 def tune_on_training_loss(patch: pytest.MonkeyPatch) -> None:
-    right = experiment.scores
-    patch.setattr(experiment, "scores", lambda frame, split: right(frame, "train"))
+    right = rates.scores
+    patch.setattr(rates, "scores", lambda frame, split: right(frame, "train"))
 
 
 def tune_on_reported_seeds(patch: pytest.MonkeyPatch) -> None:
     right = experiment.run_cell
 
-    def wrong(plan, grid, seeds, tuning, widen):
-        return right(plan, grid, seeds, seeds, widen)
+    def wrong(plan, seeds, rates):
+        return right(plan, seeds, replace(rates, tuning_seeds=tuple(seeds)))
 
     patch.setattr(experiment, "run_cell", wrong)
 

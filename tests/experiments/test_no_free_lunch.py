@@ -15,7 +15,7 @@ from scipy import stats
 
 import missviz as mv
 from missviz.experiments.arguments import ELEMENTWISE
-from missviz.experiments.no_free_lunch import choose_rate
+from missviz.experiments.rates import choose_rate
 from missviz.experiments.runs import Runs, verdict
 from missviz.experiments.tasks import TARGET_SIZE, TARGETS, TwoLayerNet
 from missviz.randomness import generator_for

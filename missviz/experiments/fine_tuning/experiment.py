@@ -23,6 +23,7 @@ from missviz.adapters.trial import on_layer
 from missviz.experiments.arguments import (
     TUNING_SEED,
     checked_device,
+    checked_disjoint,
     checked_executor,
     checked_rates,
     checked_seeds,
@@ -48,7 +49,7 @@ from missviz.experiments.fine_tuning.training import (
     head_parameters,
     run_chunk,
 )
-from missviz.experiments.rates import choose_rate, scores, warn_of_edges
+from missviz.experiments.rates import Rates, runs_of, warn_of_edges
 from missviz.experiments.runs import Runs
 from missviz.experiments.sweep import Cell, Kept, Result, run_cells
 from missviz.experiments.tasks import HALF_DECADES
@@ -140,8 +141,8 @@ def fine_tune(
     report_seeds = checked_seeds("seeds", seeds)
     grid = checked_rates(HALF_DECADES, learning_rates)
     tuning = checked_seeds("tune_seeds", tune_seeds, TUNING_SEED) if len(grid) > 1 else ()
-    if common := sorted(set(tuning) & set(report_seeds)):
-        raise ValueError(f"tune_seeds share {common} with seeds; rates are chosen on other seeds")
+    checked_disjoint("tune_seeds", tuning, report_seeds)
+    rates = Rates(grid, tuning, widen=learning_rates is None)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype} is not torch.float32 or torch.float64")
     settings = Settings(
@@ -172,9 +173,7 @@ def fine_tune(
             if len(grid) > 1:
                 rounds.append(len(grid) * len(tuning))
             expected = sum(math.ceil(n / plan.members) for plan in plans for n in rounds)
-            cells = [
-                run_cell(plan, grid, report_seeds, tuning, learning_rates is None) for plan in plans
-            ]
+            cells = [run_cell(plan, report_seeds, rates) for plan in plans]
             with tqdm(total=expected, desc=task.name, unit="chunk", disable=not progress) as bar:
                 done = run_cells(cells, run_chunk, workers, kept, bar)
     finally:
@@ -300,15 +299,13 @@ def with_room(chunk: Chunk, there: Ready, model: Classifier) -> tuple[Chunk, int
 
 
 def run_cell(
-    plan: Plan,
-    grid: Sequence[float],
-    seeds: Sequence[int],
-    tuning: Sequence[int],
-    widen: bool,
+    plan: Plan, seeds: Sequence[int], rates: Rates
 ) -> Cell[tuple[pd.DataFrame, pd.DataFrame | None]]:
     """One method: its rate chosen on seeds of their own, and then its runs."""
+    subject = plan.chunk.subject
 
-    def train(members: list[tuple[int, float]], report: tuple[str, ...]) -> Cell[pd.DataFrame]:
+    def train(members: list[tuple[int, float]], *, blind: bool = False) -> Cell[pd.DataFrame]:
+        report = () if blind else plan.chunk.report
         chunks = [
             replace(plan.chunk, members=tuple(members[start : start + plan.members]), report=report)
             for start in range(0, len(members), plan.members)
@@ -316,30 +313,15 @@ def run_cell(
         results = yield chunks
         frame = pd.concat(map(tidy, chunks, results))
         # The order of rows does not tell how members were shared out to chunks.
-        subject = plan.chunk.subject
         names = (*subject.task.splits, *(other.name for other in subject.remembered))
         places = {split: place for place, split in enumerate(names)}
         by_split = frame.sort_values("split", key=lambda names: names.map(places), kind="stable")
         return by_split.reset_index(drop=True)
 
-    seconds: dict[float, float] = {}
-
-    def score(rates: Sequence[float]) -> Cell[dict[float, float]]:
-        members = [(seed, rate) for rate in rates for seed in tuning]
-        # Choosing a rate must not see what is reported.
-        frame = yield from train(members, report=())
-        runs = frame.drop_duplicates(["learning_rate", "seed"]).groupby("learning_rate")
-        seconds.update(runs[["init_seconds", "train_seconds"]].sum().sum(axis=1))
-        return scores(frame, "valid")
-
-    rate, table = grid[0], None
-    if len(grid) > 1:
-        table = yield from choose_rate(score, grid, widen)
-        rate = float(table.loc[table["chosen"], "learning_rate"].iloc[0])
-        table["seconds"] = table["learning_rate"].map(seconds)
-        table.insert(0, "target", plan.chunk.subject.task.name)
+    losses, table = yield from runs_of(train, seeds, rates)
+    if table is not None:
+        table.insert(0, "target", subject.task.name)
         table.insert(1, "method", plan.name)
-    losses = yield from train([(seed, rate) for seed in seeds], plan.chunk.report)
     return losses, table
 
 
