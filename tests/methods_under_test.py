@@ -47,6 +47,7 @@ VARIANTS: list[Method] = [
     mv.Bat(4, side="left"),
     mv.VeRA(5),
     mv.VeRA(40, d_initial=1.0),
+    mv.VeRA(5, init="linear"),
     mv.MoS(3, 3),
     mv.MoS(2, 4, alpha=8.0),
     mv.MoS(2, 4, shards_per_vector=2),

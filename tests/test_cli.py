@@ -137,7 +137,14 @@ def test_bench_measures_both_sides(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "no-free-lunch-cpu.json").read_text())
     peers = {row["method"]: row["peer"] for row in written["rows"]}
     assert peers.keys() == {method.name for method in [*default_methods(), mv.DoRA(1)]}
-    in_peft = {"LoRA r=2", "PiSSA r=2", "MiSS r=4", "DoRA r=1", "VeRA r=64", "AdaLoRA r=2 γ=0"}
+    in_peft = {
+        "LoRA r=2",
+        "PiSSA r=2",
+        "MiSS r=4",
+        "DoRA r=1",
+        "VeRA r=64 linear",
+        "AdaLoRA r=2 γ=0",
+    }
     assert in_peft <= {name for name, peer in peers.items() if peer == "PEFT"}
     assert all(row["largest_loss_difference"] < 1e-5 for row in written["rows"])
     assert all(row["ratio"] > 0 for row in written["rows"])

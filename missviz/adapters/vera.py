@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from missviz.adapters.base import Adapter, Method
 from missviz.adapters.linear import Product, apply_linear
-from missviz.adapters.validation import positive_float, positive_int, store
+from missviz.adapters.validation import among, positive_float, positive_int, store
 from missviz.randomness import uniform
 
 
@@ -20,27 +20,31 @@ class VeRA(Method):
     """ΔW = diag(b) B diag(v) A: A (r × k) and B (d × r) random and frozen, v and b trained.
 
     All layers of a model use the same A and B. They are as large as the widest layer needs, so
-    A is drawn r × k_max from U(±√(6/k_max)) and B d_max × r from U(±√(6/r)); a smaller layer takes
-    the first k columns and the first d rows. b (d,) = 0 at first and v (r,) = `d_initial`.
+    A is drawn r × k_max and B d_max × r; a smaller layer takes the first k columns and the first d
+    rows. b (d,) = 0 at first and v (r,) = `d_initial`.
 
     Args:
         rank: r. It costs one number each, so it may well exceed min(out, in).
         d_initial: the start of every entry of v.
+        init: what A and B are drawn from. "kaiming" is U(±√(6/k_max)) and U(±√(6/r)), PEFT's;
+            "linear" is nn.Linear's own, U(±1/√k_max) and U(±1/√r), which the script of MiSS's
+            authors has: ΔW is then six times smaller.
 
     PEFT calls v `vera_lambda_d` and b `vera_lambda_b`.
-    Source: VeRA Eq. 2; `peft/tuners/vera/layer.py` and `model.py`.
+    Source: VeRA Eq. 2; `peft/tuners/vera/layer.py` and `model.py`; `monitor.py` of Joluck/MiSS.
     """
 
     rank: int = 256
     d_initial: float = 0.1
+    init: Literal["kaiming", "linear"] = "kaiming"
 
     def __post_init__(self) -> None:
-        store(self, rank=positive_int, d_initial=positive_float)
+        store(self, rank=positive_int, d_initial=positive_float, init=among("kaiming", "linear"))
 
     @property
     def name(self) -> str:
         start = "" if self.d_initial == 0.1 else f" d_initial={self.d_initial:g}"
-        return f"VeRA r={self.rank}{start}"
+        return f"VeRA r={self.rank}{start}" + ("" if self.init == "kaiming" else f" {self.init}")
 
     def num_parameters(self, out_features: int, in_features: int) -> int:
         return out_features + self.rank
@@ -54,8 +58,9 @@ class VeRA(Method):
         """For each layer the A (r × k_max) and B (d_max × r) of its dtype and device."""
         widest = max(layer.in_features for layer in layers)
         tallest = max(layer.out_features for layer in layers)
-        A = uniform((self.rank, widest), math.sqrt(6 / widest), generator)
-        B = uniform((tallest, self.rank), math.sqrt(6 / self.rank), generator)
+        squared = 6 if self.init == "kaiming" else 1
+        A = uniform((self.rank, widest), math.sqrt(squared / widest), generator)
+        B = uniform((tallest, self.rank), math.sqrt(squared / self.rank), generator)
         # Mostly one pair; layers of another dtype or on another device have the same numbers there.
         pairs: dict[tuple[torch.dtype, torch.device], tuple[nn.Parameter, nn.Parameter]] = {}
         for layer in layers:

@@ -71,7 +71,7 @@ PEERS: dict[Method, Peer] = {
         lora(4), {"F": A["A"]}, frozen=("lora_A.default.weight",)
     ),
     DoRA(1): Peer(lora(1, use_dora=True), A),
-    VeRA(64): Peer(
+    VeRA(64, init="linear"): Peer(
         lambda: VeraConfig(r=64, target_modules=["fc1"]),
         {"A": "vera_A.default", "B": "vera_B.default"},
     ),

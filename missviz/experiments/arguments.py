@@ -51,16 +51,17 @@ def default_methods(protocol: str = "published") -> tuple[Method, ...]:
     """Figure 2's methods at Table 12's ranks, as the authors' script has them, and the control.
 
     Where the script differs from the method that it names, this follows the script: DoRA takes the
-    norm of columns, and its gradient; AdaLoRA has neither penalty nor budget; MoS takes every pool
-    shard, so that it is LoRA r=2 from another random start; ProLoRA shares one rank, so that
-    nothing is rotated. MoRA, which §3.1 lists and Table 12 and the script forget, has LoRA's
-    budget.
+    norm of columns, and its gradient; VeRA draws A and B as nn.Linear draws its weight; AdaLoRA has
+    neither penalty nor budget; MoS takes every pool shard, so that it is LoRA r=2 from another
+    random start; ProLoRA shares one rank, so that nothing is rotated. MoRA, which §3.1 lists and
+    Table 12 and the script forget, has LoRA's budget. `published.table("authors_script")` holds
+    what the script itself gives.
 
     For "teacher" also the method whose own target is among its families: four plain columns.
     """
     others: tuple[Method, ...] = (
         DoRA(1, norm="columns"),
-        VeRA(64),
+        VeRA(64, init="linear"),
         AdaLoRA(2, orthogonality=0.0),
         ProLoRA(2, unshared=1),
         MoS(2, 2, shards_per_vector=2),

@@ -8,6 +8,10 @@
 | `peft_benchmark`    | PEFT's method comparison on MetaMathQA (Llama-3.2-3B, 5000 steps, one    |
 |                     | run each, NVIDIA L40S): accuracy on GSM8K's 1319 questions; forgetting,  |
 |                     | the rise of the loss on FineWiki text in nats; time, memory, file size   |
+| `authors_script`    | what the script of MiSS's authors gives (the "no free lunch" figure), run |
+|                     | with SEED = `seed` on torch 2.13.0+cpu, under our methods' names: loss   |
+|                     | before the last of 100 steps on the training points ("final train" to   |
+|                     | the script), and after it on the validation points                       |
 | `peft_reruns`       | earlier runs of the same configurations; `period` names the software     |
 |                     | (2025: torch 2.7.1, transformers 4.52.4), empty where the date is not    |
 |                     | known                                                                    |

@@ -69,6 +69,16 @@ def test_vera_starts_with_a_gradient_in_b_alone() -> None:
     assert count(adapter) == 20 + 30 == adapter.method.num_parameters(20, 24)
 
 
+def test_vera_draws_as_it_says() -> None:
+    base = random_linear(2000, 500, torch.float32)
+    for init, squared in (("kaiming", 6), ("linear", 1)):
+        adapter = mv.VeRA(800, init=init).on(base)
+        for drawn, inputs in ((adapter.A, 500), (adapter.B, 800)):
+            bound = (squared / inputs) ** 0.5
+            assert 0.999 * bound < float(drawn.abs().max()) <= bound
+            assert float(drawn.std()) == pytest.approx(bound / 3**0.5, rel=0.01)
+
+
 def test_vera_by_hand() -> None:
     adapter = mv.VeRA(2).on(random_linear(2, 2, torch.float64))
     values = {
