@@ -111,7 +111,16 @@ _HOME = {
     "write_peft": "peft_folder",
     "lecture": "style",
 }
-_MODULES = ("analysis", "check", "displays", "experiments", "explore", "networks", "testing")
+_MODULES = (
+    "analysis",
+    "check",
+    "claims",
+    "displays",
+    "experiments",
+    "explore",
+    "networks",
+    "testing",
+)
 
 __all__ = [
     "S2FT",
@@ -142,6 +151,7 @@ __all__ = [
     "analysis",
     "attach",
     "check",
+    "claims",
     "compare",
     "detach",
     "displays",
