@@ -22,6 +22,7 @@ from missviz.adapters.miss import MiSS
 from missviz.analysis.cost import kept_bytes
 from missviz.bench.clock import in_turns, own_garbage, peak_bytes, ratio
 from missviz.bench.results import write_result
+from missviz.bench.step import Step
 from missviz.machine import conditions
 from missviz.randomness import generator_for, normal
 from missviz.testing import randomise
@@ -61,26 +62,6 @@ def cases() -> list[Case]:
         (Bat(RANK, index="input"), BAT, {}, 0),
         (Bat(RANK, side="left"), BAT, {}, 0),
     ]
-
-
-class Step:
-    """One side: a layer, an input that asks for a gradient, and an optimiser."""
-
-    def __init__(self, layer: nn.Module, x: Tensor) -> None:
-        self.layer, self.x = layer, x.detach().requires_grad_(True)
-        trained = [p for p in layer.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(trained, lr=1e-4, fused=True) if trained else None
-        self.direction: Tensor | None = None
-
-    def __call__(self) -> None:
-        y = self.layer(self.x)
-        if self.direction is None:
-            self.direction = torch.ones_like(y)
-        y.backward(self.direction)
-        self.x.grad = None
-        if self.optimiser is not None:
-            self.optimiser.step()
-            self.optimiser.zero_grad()
 
 
 @own_garbage()
