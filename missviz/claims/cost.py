@@ -291,31 +291,30 @@ def lora_fa_memory(seeds: Sequence[int], device: str) -> dict[str, Evidence]:
             warnings.simplefilter("ignore", FutureWarning)
             return peft.get_peft_model(small_llama(size), config)
 
-    def trained_a(model: Any) -> int:
-        return sum(
-            part.requires_grad for name, part in model.named_parameters() if "lora_A" in name
-        )
-
     whole = bytes_of(adapted())
     model = adapted()
     optimiser = create_lorafa_optimizer(model, r=rank, lora_alpha=rank, lr=1e-3)
-    known = {id(part) for group in optimiser.param_groups for part in group["params"]}
+    matrices = [part for name, part in model.named_parameters() if "lora_A" in name]
     found = {}
     for name in ("as made", "after disable_adapter()"):
         if name != "as made":
             with model.disable_adapter():
                 pass
         now = bytes_of(model)
+        asked = sum(part.requires_grad for part in matrices)
+        before = [part.detach().clone() for part in matrices]
+        model(inputs_embeds=x).logits.square().mean().backward()
+        optimiser.step()
+        moved = sum(not torch.equal(part, old) for part, old in zip(matrices, before, strict=True))
         found[name] = Evidence.exact(
             1 - now / whole,
             1,
             bytes={"LoRA": whole, "LoRA-FA": now},
-            matrices_A_that_ask_for_a_gradient=trained_a(model),
-            matrices_A_that_the_optimiser_trains=sum(
-                id(part) in known and part.requires_grad
-                for label, part in model.named_parameters()
-                if "lora_A" in label
-            ),
+            matrices_A={
+                "all": len(matrices),
+                "ask for a gradient": asked,
+                "moved by a step": moved,
+            },
         )
     return found
 
