@@ -140,8 +140,10 @@ def cheaper_than_lora(seeds: Sequence[int], device: str) -> dict[str, Evidence]:
     }
     for name, column in (("memory", "memory_bytes"), ("time", "train_seconds")):
         ratio = published_difference(MISS, LORA, column, share=True)
-        ends = [1 - float(np.exp(part)) for part in (ratio.effect, ratio.high, ratio.low)]
-        found[f"published {name}"] = Evidence(*ends, ratio.n)
+        saved, most, least = (
+            1 - float(np.exp(part)) for part in (ratio.effect, ratio.low, ratio.high)
+        )
+        found[f"published {name}"] = Evidence(saved, least, most, ratio.n)
     return found
 
 

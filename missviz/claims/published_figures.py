@@ -255,10 +255,10 @@ def forgets_more_published() -> dict[str, Evidence]:
             * deviation
             * math.sqrt(1 / sizes[month, MISS] + 1 / sizes[month, LORA])
         )
-        ends = [math.exp(effect + part) for part in (0, -half, half)]
+        ratio, low, high = (math.exp(effect + part) for part in (0, -half, half))
         shown = ("lora-rank64-rslora", "full-finetuning-lr_0.00001", MISS, LORA)
         seen = {one: round(math.exp(means[month, one]), 3) for one in shown}
-        found[name] = Evidence(*ends, int(sizes[month, MISS] + sizes[month, LORA]), seen)
+        found[name] = Evidence(ratio, low, high, int(sizes[month, MISS] + sizes[month, LORA]), seen)
     return found
 
 
