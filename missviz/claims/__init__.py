@@ -18,6 +18,7 @@ from missviz.claims.claim import (
     order_of,
 )
 from missviz.claims.ledger import Judgement, claims, judge, kept, run, table
+from missviz.claims.showing import show, write_page
 
 __all__ = [
     "Claim",
@@ -33,5 +34,7 @@ __all__ = [
     "kept",
     "order_of",
     "run",
+    "show",
     "table",
+    "write_page",
 ]
