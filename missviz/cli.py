@@ -354,14 +354,17 @@ def run_claims(
         int | None, typer.Option(help="How many, from 43 on [default: the claim's own number].")
     ] = None,
     first_seed: Annotated[
-        int | None, typer.Option(help="Other seeds: as many as the claim has, from here on.")
+        int | None,
+        typer.Option(help="Other seeds, as many, from here on; kept beside what is there."),
     ] = None,
     only_stale: Annotated[
         bool, typer.Option("--stale", help="Only what this code has not measured: goes on.")
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Keep nothing; exit with 1 where a verdict has changed."),
+        typer.Option(
+            "--check", help="Keep nothing; exit with 1 where a verdict has changed or is overdue."
+        ),
     ] = False,
     evidence: Annotated[
         Path | None, typer.Option(parser=given_path, help="Where evidence is kept [default: here].")
@@ -389,8 +392,13 @@ def run_claims(
     except KeyboardInterrupt:
         typer.echo("\nInterrupted; what was measured is kept. Add --stale to go on.")
         raise typer.Exit(130) from None
-    if check and changed:
-        typer.echo(f"Verdicts that changed: {', '.join(changed)}")
+    if not check:
+        return
+    overdue = [] if names else ledger.overdue(evidence)
+    for said, found in (("Verdicts that changed", changed), ("Overdue after a change", overdue)):
+        if found:
+            typer.echo(f"{said}: {', '.join(found)}")
+    if changed or overdue:
         raise typer.Exit(1)
 
 

@@ -30,6 +30,8 @@ KEPT = Path(__file__).with_name("evidence.json")
 THEMES = ("algebra", "real")
 """The files beside this one that have claims."""
 COMMAND = "missviz claims run"
+HOURS = 1800.0
+"""Seconds from which on measuring anew is nobody's duty after a change."""
 
 
 @functools.cache
@@ -52,7 +54,8 @@ class Judgement:
     parts: Mapping[str, Evidence]
     """By place; "" where there is but one; empty where nothing was measured."""
     made: Mapping[str, Any]
-    """Seeds, seconds, date, commit, machine, versions; `code`, of what it depends on."""
+    """Seeds, seconds, date, commit, machine, versions; `code`, of what it depends on; `again`, the
+    seeds, verdict and date of the last time that it was tried on other seeds."""
 
     @property
     def verdict(self) -> str:
@@ -156,11 +159,18 @@ def _told(path: Path) -> dict[str, Any]:
     return told
 
 
-def keep(judgement: Judgement, path: Path | None = None) -> None:
-    """Put one judgement among those that are kept, the others as they are."""
+def keep(judgement: Judgement, path: Path | None = None, *, again: bool = False) -> None:
+    """Put one judgement among those that are kept, the others as they are; `again` notes it beside
+    the evidence that is there, as what other seeds said."""
     path = path or KEPT
     told = _told(path)
-    told[judgement.claim.id] = judgement.to_dict()
+    name, new = judgement.claim.id, judgement.to_dict()
+    if again:
+        shown = {part: (one.effect, one.low, one.high) for part, one in judgement.parts.items()}
+        wanted = ("seeds", "verdict", "seconds", "date", "commit")
+        told[name]["again"] = {**{key: new[key] for key in wanted}, "parts": shown}
+    else:
+        told[name] = new
     ordered = {name: told[name] for name in claims() if name in told}
     write_whole(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
 
@@ -184,7 +194,8 @@ def run(
         most_seconds: leave out what is expected to take longer.
         stale_only: leave out what was measured with the present code: what was cut goes on.
         seeds, device: as for `judge`.
-        first_seed: as many seeds as each claim has, from here on.
+        first_seed: as many other seeds as each claim has, from here on. What they say is kept
+            beside the evidence (`made["again"]`), which stays.
         path: where evidence is kept; None means beside this file.
         keeping: False leaves it as it is.
         say: gets a line for each.
@@ -200,12 +211,13 @@ def run(
         claim = old.claim
         too_long = most_seconds is not None and claim.seconds > most_seconds
         fresh = stale_only and old.parts and not old.is_stale
-        if claim.measure is None or too_long or fresh:
+        is_reading = first_seed is not None and (not old.parts or claim.seeds == 1)
+        if claim.measure is None or too_long or fresh or is_reading:
             continue
         others = None if first_seed is None else range(first_seed, first_seed + claim.seeds)
         new = judge(claim, seeds if others is None else others, device)
         if keeping:
-            keep(new, path)
+            keep(new, path, again=first_seed is not None)
         note = ""
         if old.verdict != new.verdict:
             changed.append(name)
@@ -214,12 +226,15 @@ def run(
     return changed
 
 
-def table(path: Path | None = None) -> pd.DataFrame:
-    """One row per claim: id, claim, said, verdict, effect, low, high, unit, n, date, seconds,
-    stale, more_seeds (about how many would decide), redo (the command). A claim that was tried in
-    several places has a row for each, with `place`."""
-    rows = []
-    for name, judged in kept(path).items():
+def table(ids: Sequence[str] | None = None, path: Path | None = None) -> pd.DataFrame:
+    """One row per claim, of these or of all: id, place, claim, said, verdict, effect, low, high, n,
+    unit, date, seconds, stale, more_seeds (about how many would decide), redo (the command).
+
+    A claim that was tried in several places has a row for each, with `place`.
+    """
+    rows, all_kept = [], kept(path)
+    for name in all_kept if ids is None else ids:
+        judged = all_kept[validation.one_of("ids", name, tuple(all_kept))]
         parts = {place: asdict(part) for place, part in judged.parts.items()}
         for place, figures in (parts or {"": {}}).items():
             rows.append(
@@ -239,6 +254,20 @@ def table(path: Path | None = None) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def overdue(path: Path | None = None) -> list[str]:
+    """Claims of minutes whose code has changed since they were measured, and those that never were.
+
+    Where measuring takes hours, the mark "stale" in the table has to do.
+    """
+    return [
+        name
+        for name, one in kept(path).items()
+        if one.claim.measure is not None
+        and one.claim.seconds < HOURS
+        and (one.is_stale or not one.parts)
+    ]
 
 
 def code_now(claim: Claim) -> str:

@@ -3,12 +3,13 @@
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from missviz.adapters import validation
 from missviz.claims.ledger import COMMAND, Judgement, kept
-from missviz.displays.claim import ClaimDisplay
+from missviz.displays.claim import ClaimDisplay, interval
 from missviz.explore.own import panel
 from missviz.explore.panel import Panel
 from missviz.files import write_whole
@@ -80,6 +81,22 @@ def words(judged: Judgement) -> str:
             f"{made['machine']}."
         )
     lines.append(f"Again: {COMMAND} {claim.id}" if claim.measure else f"Takes: {claim.lacking}")
+    return "\n".join(lines)
+
+
+def markdown(ids: Sequence[str] | None = None) -> str:
+    """A table of these claims, or of all, for a text: what is said, by whom, and what holds."""
+    judged = kept()
+    lines = ["| claim | who says it | verdict | effect, 95 % |", "|---|---|---|---|"]
+    for name in judged if ids is None else ids:
+        one = judged[validation.one_of("ids", name, tuple(judged))]
+        found = "; ".join(
+            f"{place}{': ' * bool(place)}{interval((part.effect, part.low, part.high))}"
+            for place, part in one.parts.items()
+        )
+        effect = f"{found} {one.claim.unit}" if found else ""
+        cells = (one.claim.claim, one.claim.said, f"**{one.verdict}**", effect)
+        lines.append(f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |")
     return "\n".join(lines)
 
 

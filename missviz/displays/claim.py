@@ -50,7 +50,7 @@ class ClaimDisplay(Display):
 
     def summary(self) -> str:
         found = "; ".join(
-            f"{place}{': ' * bool(place)}{_interval(one)} {self.unit}"
+            f"{place}{': ' * bool(place)}{interval(one)} {self.unit}"
             for place, one in self.intervals.items()
         )
         return f"{self.claim} {self.verdict}{': ' * bool(found)}{found}"
@@ -110,6 +110,7 @@ class ClaimDisplay(Display):
             ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=FAINT)
 
 
-def _interval(one: Interval) -> str:
+def interval(one: Interval) -> str:
+    """ "0.31 [0.2, 0.42]", or the effect alone where there is no spread."""
     effect, low, high = (f"{value:.3g}" for value in one)
     return effect if low == high else f"{effect} [{low}, {high}]"

@@ -75,6 +75,31 @@ def test_a_changed_verdict_is_said_and_a_check_keeps_nothing(path: Path) -> None
     assert path.read_text() == before
 
 
+def test_what_other_seeds_say_stands_beside_the_evidence(path: Path) -> None:
+    ledger.run(["small"], path=path, device="cpu", say=lambda line: None)
+    ledger.run(first_seed=10, path=path, device="cpu", say=lambda line: None)
+    assert len(CALLS) == 2, "what was never measured has no second time"
+    kept = ledger.kept(path)["small"]
+    assert kept.verdict == HOLDS
+    assert kept.made["again"]["verdict"] == FAILS
+    assert kept.made["again"]["seeds"] == list(range(10, 20))
+    assert kept.made["again"]["parts"][""][0] == pytest.approx(14.5)
+
+
+def test_claims_of_minutes_are_overdue_after_a_change(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ledger.overdue(path) == ["small"]
+    ledger.run(["small", "long"], path=path, device="cpu", say=lambda line: None)
+    assert ledger.overdue(path) == []
+    monkeypatch.setattr(ledger, "code_now", lambda claim: "another")
+    assert ledger.overdue(path) == ["small"]
+    options = ["run", "--check", "--device", "cpu", "--evidence", str(path)]
+    checked = CliRunner().invoke(app, ["claims", *options])
+    assert checked.exit_code == 1
+    assert "Overdue after a change: small" in checked.output
+
+
 def test_only_what_is_stale_is_measured_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "code_now", lambda claim: "one")
     ledger.run(["small", "long"], path=path, device="cpu", say=lambda line: None)
@@ -83,7 +108,7 @@ def test_only_what_is_stale_is_measured_again(path: Path, monkeypatch: pytest.Mo
     assert len(CALLS) == 2
     monkeypatch.setattr(ledger, "code_now", lambda claim: "another")
     assert ledger.kept(path)["small"].is_stale
-    assert ledger.table(path).set_index("id").loc["small", "stale"]
+    assert ledger.table(path=path).set_index("id").loc["small", "stale"]
     ledger.run(path=path, stale_only=True, device="cpu", say=lambda line: None)
     assert len(CALLS) == 4
 
@@ -109,7 +134,7 @@ def test_what_is_no_claim_is_refused() -> None:
 
 def test_table_has_a_row_for_each_place(path: Path) -> None:
     ledger.run(["small"], path=path, device="cpu", say=lambda line: None)
-    table = ledger.table(path)
+    table = ledger.table(path=path)
     assert list(table["id"]) == ["small", "long", "lacking"]
     row = table.iloc[0]
     assert (row["verdict"], row["n"], row["redo"]) == (HOLDS, 10, "missviz claims run small")
