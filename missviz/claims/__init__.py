@@ -2,6 +2,7 @@
 
     mv.claims.table()          all of them
     mv.claims.show("low-rank") one, with its picture
+    mv.claims.verdicts("low-rank", "one-layout")
     mv.claims.judge(claim)     one of your own, measured now
 
 `missviz claims` prints the table, `missviz claims run` measures anew.
@@ -18,7 +19,7 @@ from missviz.claims.claim import (
     order_of,
 )
 from missviz.claims.ledger import Judgement, claims, judge, kept, run, table
-from missviz.claims.showing import show, write_page
+from missviz.claims.showing import show, verdicts, write_page
 
 __all__ = [
     "Claim",
@@ -36,5 +37,6 @@ __all__ = [
     "run",
     "show",
     "table",
+    "verdicts",
     "write_page",
 ]

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,33 @@ def markdown(ids: Sequence[str] | None = None) -> str:
         cells = (one.claim.claim, one.claim.said, f"**{one.verdict}**", effect)
         lines.append(f"| {' | '.join(cell.replace('|', '∣') for cell in cells)} |")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Some claims and their verdicts, as a table in a notebook, or a line each."""
+
+    ids: tuple[str, ...]
+
+    def _repr_markdown_(self) -> str:
+        return markdown(self.ids)
+
+    def __repr__(self) -> str:
+        judged = kept()
+        return "\n".join(f"{judged[id].claim.claim} {judged[id].verdict}." for id in self.ids)
+
+
+def verdicts(*ids: str) -> Verdicts:
+    """What the ledger says of these claims, as the last line of a notebook's cell.
+
+    Raises ValueError where there is no such claim, or none is named.
+    """
+    if not ids:
+        raise ValueError("name at least one claim; mv.claims.table() has all")
+    known = tuple(kept())
+    for id in ids:
+        validation.one_of("id", id, known)
+    return Verdicts(ids)
 
 
 def show(id: str | None = None) -> Panel:

@@ -155,6 +155,19 @@ def test_words_and_picture_say_the_same(path: Path) -> None:
     assert "Takes: a longer life" in showing.words(ledger.kept(path)["lacking"])
 
 
+def test_verdicts_stand_in_a_notebook(path: Path) -> None:
+    ledger.run(["small"], path=path, device="cpu", say=lambda line: None)
+    found = mv.claims.verdicts("small", "lacking")
+    assert repr(found).splitlines()[0] == f"Seeds are large. {HOLDS}."
+    rows = found._repr_markdown_().splitlines()
+    assert rows[2] == f"| Seeds are large. | nobody | **{HOLDS}** | 47.5 [45.3, 49.7] seeds |"
+    assert rows[3] == f"| Seeds are large. | nobody | **{NOT_TESTABLE}** |  |"
+    with pytest.raises(ValueError, match="id='huge' is unknown"):
+        mv.claims.verdicts("huge")
+    with pytest.raises(ValueError, match="name at least one"):
+        mv.claims.verdicts()
+
+
 def test_the_command(path: Path, tmp_path: Path) -> None:
     def call(*words: str) -> str:
         found = CliRunner().invoke(app, ["claims", *words])
