@@ -10,24 +10,35 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
+from missviz.adapters.adalora import AdaLoRA
 from missviz.adapters.base import Method, checked_method
+from missviz.adapters.full import FrozenFineTuning, FullFineTuning
 from missviz.adapters.linear import linear_with
+from missviz.adapters.loha import LoHa
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS
+from missviz.adapters.vera import VeRA
 from missviz.randomness import generator_for, normal
 
-Formula = Callable[[int, int, int], int]
-"""(d, k, r) → a count."""
-
-PUBLISHED: dict[str, tuple[Formula, Formula]] = {
-    "full fine-tuning": (lambda d, k, r: d * k, lambda d, k, r: d * k),
-    "LoRA": (lambda d, k, r: (d + k) * r, lambda d, k, r: (d + k) * r),
-    "LoRA-FA": (lambda d, k, r: d * r, lambda d, k, r: (d + k) * r),
-    "AdaLoRA": (lambda d, k, r: (d + k) * r + r * r, lambda d, k, r: (d + k + r) * r),
-    "LoHa": (lambda d, k, r: 2 * (d + k) * r, lambda d, k, r: 2 * r * (d + k)),
-    "VeRA": (lambda d, k, r: d + r, lambda d, k, r: (d + k) * r + r + d),
-    "MiSS": (lambda d, k, r: d * r, lambda d, k, r: k + d * r),
+PUBLISHED: dict[type[Method], Callable[[Any, int, int], tuple[int, int] | None]] = {
+    FullFineTuning: lambda method, d, k: (d * k, d * k),
+    FrozenFineTuning: lambda method, d, k: (d * k, d * k),
+    LoRA: lambda method, d, k: (
+        (d if method.freeze_a else d + k) * method.rank,
+        (d + k) * method.rank,
+    ),
+    AdaLoRA: lambda method, d, k: ((d + k + method.rank) * method.rank,) * 2,
+    LoHa: lambda method, d, k: (2 * (d + k) * method.rank,) * 2,
+    VeRA: lambda method, d, k: (d + method.rank, (d + k) * method.rank + method.rank + d),
+    MiSS: lambda method, d, k: (
+        (d * method.rank, k + d * method.rank)
+        if method.share == "columns" and method.mini is None
+        else None
+    ),
 }
-"""MiSS (arXiv 2409.15371v12) Table 2: trained numbers, and multiply-adds per token, by the first
-word of a method's name. The paper writes FLOPs with O(…): up to a constant."""
+"""MiSS (arXiv 2409.15371v12) Table 2: trained numbers, and multiply-adds per token, by the very
+class: a subclass may have a formula of its own. The paper writes FLOPs with O(…): up to a
+constant."""
 
 
 def cost(
@@ -80,15 +91,15 @@ def cost(
     for method in methods:
         gradient = linear.weight.detach() if method.needs_gradient else None
         adapter = method.on(linear, gradient=gradient)
-        published = PUBLISHED.get(_family(method))
-        shape = out_features, in_features, getattr(method, "rank", 0)
+        formula = PUBLISHED.get(type(method))
+        published = formula and formula(method, out_features, in_features)
         rows.append(
             {
                 "method": method.name,
                 "num_parameters": method.num_parameters(out_features, in_features),
                 **_counted(adapter, x),
-                "published_parameters": published and published[0](*shape),
-                "published_flops": published and 2 * tokens * published[1](*shape),
+                "published_parameters": published and published[0],
+                "published_flops": published and 2 * tokens * published[1],
             }
         )
     table = pd.DataFrame(rows)
@@ -96,13 +107,6 @@ def cost(
         table[f"extra_{way}_flops"] = table[f"{way}_flops"] - frozen[f"{way}_flops"]
     table["kept_bytes"] -= frozen["kept_bytes"]
     return table
-
-
-def _family(method: Method) -> str:
-    """The row of Table 2 that a method belongs to; "" where the table has none."""
-    family = "full fine-tuning" if "fine-tuning" in method.name else method.name.split(" ")[0]
-    variant = family == "MiSS" and (getattr(method, "mini", None) or method.share != "columns")  # type: ignore[attr-defined]
-    return "" if variant else family
 
 
 def kept_bytes(layer: nn.Module, x: Float[Tensor, "n in_"]) -> int:
