@@ -79,6 +79,7 @@ class VeRAAdapter(Adapter):
     """v (r,) and b (d,), trained, beside A and B, which all adapters of the model hold."""
 
     stackable = True
+    method: VeRA
 
     def __init__(self, method: VeRA, base: nn.Linear, A: nn.Parameter, B: nn.Parameter) -> None:
         super().__init__(method, base)
