@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,8 @@ class VeRA(Method):
     PEFT calls v `vera_lambda_d` and b `vera_lambda_b`.
     Source: VeRA Eq. 2; `peft/tuners/vera/layer.py` and `model.py`.
     """
+
+    styles: ClassVar = {"VeRA": ("indigo", "*", "long-dots")}
 
     rank: int = 256
     d_initial: float = 0.1
