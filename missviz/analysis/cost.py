@@ -1,6 +1,7 @@
 """What a method costs on one layer: numbers trained, arithmetic, and bytes kept for the backward
 pass; counted while it runs, beside the formulas that the MiSS paper gives (Tables 2 and 3)."""
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -113,16 +114,23 @@ def kept_bytes(layer: nn.Module, x: Float[Tensor, "n in_"]) -> int:
     """Bytes that autograd keeps for the backward pass of layer(x): each storage once, without the
     layer's parameters and buffers."""
     own = {_storage(tensor) for tensor in (*layer.parameters(), *layer.buffers())}
-    kept: dict[int, int] = {}
+    # Weakly: what only a part of the graph that nothing needs has kept is gone with it.
+    kept: weakref.WeakSet[_Kept] = weakref.WeakSet()
 
-    def keep(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor
+    def keep(tensor: Tensor) -> _Kept:
+        kept.add(one := _Kept(tensor))
+        return one
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        layer(x.detach().requires_grad_(True))
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+        y = layer(x.detach().requires_grad_(True))
+    storages = {_storage(one.tensor): one.tensor.untyped_storage() for one in kept}
+    del y
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in own)
+
+
+class _Kept:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def _counted(layer: nn.Module, x: Tensor) -> dict[str, int]:

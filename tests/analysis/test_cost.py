@@ -40,6 +40,11 @@ def test_lora_keeps_its_input_and_miss_only_block_sums() -> None:
     assert row(mv.LoRA(R, freeze_a=True))["kept_bytes"] == N * R * BYTES
 
 
+def test_what_is_computed_in_vain_is_not_kept() -> None:
+    """VeRA's d × r numbers twice, as b ∘ B and with v, and A x for each token."""
+    assert {row(mv.VeRA(R))["kept_bytes"] for _ in range(20)} == {(2 * D * R + N * R) * BYTES}
+
+
 def test_building_the_weight_keeps_it() -> None:
     expand = row(mv.MiSS(R, form="expand"))
     assert expand["kept_bytes"] >= D * K * BYTES
