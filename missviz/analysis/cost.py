@@ -22,24 +22,19 @@ from missviz.adapters.vera import VeRA
 from missviz.randomness import generator_for, normal
 
 PUBLISHED: dict[type[Method], Callable[[Any, int, int], tuple[int, int] | None]] = {
-    FullFineTuning: lambda method, d, k: (d * k, d * k),
-    FrozenFineTuning: lambda method, d, k: (d * k, d * k),
-    LoRA: lambda method, d, k: (
-        (d if method.freeze_a else d + k) * method.rank,
-        (d + k) * method.rank,
-    ),
-    AdaLoRA: lambda method, d, k: ((d + k + method.rank) * method.rank,) * 2,
-    LoHa: lambda method, d, k: (2 * (d + k) * method.rank,) * 2,
-    VeRA: lambda method, d, k: (d + method.rank, (d + k) * method.rank + method.rank + d),
-    MiSS: lambda method, d, k: (
-        (d * method.rank, k + d * method.rank)
-        if method.share == "columns" and method.mini is None
-        else None
+    FullFineTuning: lambda m, d, k: (d * k, d * k),
+    FrozenFineTuning: lambda m, d, k: (d * k, d * k),
+    LoRA: lambda m, d, k: ((d if m.freeze_a else d + k) * m.rank, (d + k) * m.rank),
+    AdaLoRA: lambda m, d, k: ((d + k + m.rank) * m.rank, (d + k + m.rank) * m.rank),
+    LoHa: lambda m, d, k: (2 * (d + k) * m.rank, 2 * (d + k) * m.rank),
+    VeRA: lambda m, d, k: (d + m.rank, (d + k) * m.rank + m.rank + d),
+    MiSS: lambda m, d, k: (
+        (d * m.rank, k + d * m.rank) if m.share == "columns" and m.mini is None else None
     ),
 }
-"""MiSS (arXiv 2409.15371v12) Table 2: trained numbers, and multiply-adds per token, by the very
-class: a subclass may have a formula of its own. The paper writes FLOPs with O(…): up to a
-constant."""
+"""MiSS (arXiv 2409.15371v12) Table 2, of a method m on d × k: trained numbers, and multiply-adds
+per token; by the very class, since a subclass may have a formula of its own. The paper writes FLOPs
+with O(…): up to a constant."""
 
 
 def cost(
@@ -129,6 +124,8 @@ def kept_bytes(layer: nn.Module, x: Float[Tensor, "n in_"]) -> int:
 
 
 class _Kept:
+    """A tensor in a set: by itself it would be compared entry by entry."""
+
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
