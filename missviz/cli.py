@@ -289,6 +289,119 @@ def reproduce_real_network(
         typer.echo(f"Written to {out / name}.\n")
 
 
+# --- claims -----------------------------------------------------------------------------------
+
+ledger = typer.Typer(
+    invoke_without_command=True, help="What the papers say, tried here: the ledger of claims."
+)
+app.add_typer(ledger, name="claims")
+
+
+@ledger.callback()
+def claims(
+    context: typer.Context,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", parser=given_path, help="Write a page with a picture for each."),
+    ] = None,
+) -> None:
+    """What the papers say, tried here: a line for each claim, with its verdict and its date."""
+    from missviz.claims.ledger import kept
+    from missviz.claims.showing import count, write_page
+
+    if context.invoked_subcommand is not None:
+        return
+    judged = kept()
+    for name, one in judged.items():
+        date = one.made.get("date", "")
+        stale = ", stale" if one.is_stale else ""
+        typer.echo(
+            f"{name:24}{one.verdict}  ({date}{stale})" if date else f"{name:24}{one.verdict}"
+        )
+        typer.echo(f"    {one.claim.claim}")
+    typer.echo(count(judged))
+    if page is not None:
+        write_page(page)
+        typer.echo(f"Written to {page}.")
+
+
+@ledger.command("show")
+def show_claim(name: Annotated[str, typer.Argument(help="Which claim, by its id.")]) -> None:
+    """All that the ledger knows of one claim."""
+    from missviz.adapters import validation
+    from missviz.claims.ledger import kept
+    from missviz.claims.showing import words
+
+    judged = kept()
+    try:
+        validation.one_of("claim", name, tuple(judged))
+    except ValueError as error:
+        typer.echo(f"missviz: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(words(judged[name]))
+
+
+@ledger.command("run")
+def run_claims(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which, by their ids [default: all].")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Leave out what is expected to take longer; not what is named.")
+    ] = 60.0,
+    everything: Annotated[bool, typer.Option("--all", help="However long it takes.")] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many, from 43 on [default: the claim's own number].")
+    ] = None,
+    first_seed: Annotated[
+        int | None,
+        typer.Option(help="Other seeds, as many, from here on; kept beside what is there."),
+    ] = None,
+    only_stale: Annotated[
+        bool, typer.Option("--stale", help="Only what this code has not measured: goes on.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Keep nothing; exit with 1 where a verdict has changed or is overdue."
+        ),
+    ] = False,
+    evidence: Annotated[
+        Path | None, typer.Option(parser=given_path, help="Where evidence is kept [default: here].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda [default: a GPU if any].")] = None,
+) -> None:
+    """Measure claims anew, keep the evidence, and say where a verdict changed."""
+    from missviz.claims import ledger
+
+    try:
+        changed = ledger.run(
+            names or (),
+            most_seconds=None if everything or names else seconds,
+            stale_only=only_stale,
+            seeds=seeds,
+            first_seed=first_seed,
+            device=device,
+            path=evidence,
+            keeping=not check,
+            say=typer.echo,
+        )
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"missviz: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("\nInterrupted; what was measured is kept. Add --stale to go on.")
+        raise typer.Exit(130) from None
+    if not check:
+        return
+    overdue = [] if names else ledger.overdue(evidence)
+    for said, found in (("Verdicts that changed", changed), ("Overdue after a change", overdue)):
+        if found:
+            typer.echo(f"{said}: {', '.join(found)}")
+    if changed or overdue:
+        raise typer.Exit(1)
+
+
 # --- lecture ----------------------------------------------------------------------------------
 
 LINES = """What to type in a notebook, after `import missviz as mv`:

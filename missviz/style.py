@@ -1,5 +1,7 @@
 """How things look: one colour, marker and dash per method, everywhere; lecture and dark mode."""
 
+import importlib
+import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,46 +11,45 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from missviz import adapters
 from missviz.adapters import validation
+from missviz.adapters.base import Method
 
 FAINT = "#8c8c8c"
 """Ghosts, guides, and what was not measured: visible on light and on dark."""
 DIVERGING = "RdBu_r"
 """For signed values, always with limits symmetric about zero."""
 
-# Okabe and Ito's colours, which stay apart under the common colour-vision deficiencies.
-ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK, BLACK = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#C9B200",  # darker than the original, for lines on white
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#000000",
-)
-# More, found by search: among the methods that any figure of the package draws together, every two
-# colours are at least 15 apart in CIE Lab, as seen with and without deficiency.
-VIOLET, MAUVE, INDIGO, CORNFLOWER, CYAN, AQUA, TURQUOISE, MINT = (
-    "#664DFF",
-    "#7744FF",
-    "#4C5DD4",
-    "#6699FF",
-    "#22CCEE",
-    "#00CCEE",
-    "#00CCBB",
-    "#22CC77",
-)
-FOREST, OLIVE, MUSTARD, AMBER, SAND, SALMON, CRIMSON, BRICK = (
-    "#337755",
-    "#AABB66",
-    "#CCBB00",
-    "#EEAA00",
-    "#EEAA66",
-    "#FF7C93",
-    "#DD2244",
-    "#CC3344",
-)
+_COLORS = {
+    # Okabe and Ito's, which stay apart under the common colour-vision deficiencies.
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#C9B200",  # darker than the original, for lines on white
+    "blue": "#0072B2",
+    "red": "#D55E00",
+    "pink": "#CC79A7",
+    "black": "#000000",
+    # More, found by search: among the methods that any figure of the package draws together, every
+    # two colours are at least 15 apart in CIE Lab, as seen with and without deficiency.
+    "violet": "#664DFF",
+    "mauve": "#7744FF",
+    "indigo": "#4C5DD4",
+    "cornflower": "#6699FF",
+    "cyan": "#22CCEE",
+    "aqua": "#00CCEE",
+    "turquoise": "#00CCBB",
+    "mint": "#22CC77",
+    "forest": "#337755",
+    "olive": "#AABB66",
+    "mustard": "#CCBB00",
+    "amber": "#EEAA00",
+    "sand": "#EEAA66",
+    "salmon": "#FF7C93",
+    "crimson": "#DD2244",
+    "brick": "#CC3344",
+}
+ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK, BLACK = list(_COLORS.values())[:8]
 
 
 @dataclass(frozen=True)
@@ -79,83 +80,67 @@ _DASHES: dict[str, Any] = {
     "wide": (0, (5, 5)),
 }
 
-# Shapes that none of matplotlib's letters has, as corners.
-_BAR = ((-0.5, -1), (0.5, -1), (0.5, 1), (-0.5, 1), (-0.5, -1))
-_SLAB = ((-1, -0.5), (1, -0.5), (1, 0.5), (-1, 0.5), (-1, -0.5))
-_HOURGLASS = ((-0.8, -1), (0.8, -1), (-0.8, 1), (0.8, 1), (-0.8, -1))
-_BOW_TIE = ((-1, -0.8), (1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8))
-_HOUSE = ((-0.8, -1), (0.8, -1), (0.8, 0.1), (0, 1), (-0.8, 0.1), (-0.8, -1))
-_ARROW = ((0, 1), (0.9, 0), (0.35, 0), (0.35, -1), (-0.35, -1), (-0.35, 0), (-0.9, 0), (0, 1))
-_CHEVRON = ((-1, 0), (0, 1), (1, 0), (1, -0.9), (0, 0.1), (-1, -0.9), (-1, 0))
-_ELL = ((-0.8, 1), (-0.1, 1), (-0.1, -0.3), (0.8, -0.3), (0.8, -1), (-0.8, -1), (-0.8, 1))
-_TEE = (
-    (-1, 1),
-    (1, 1),
-    (1, 0.4),
-    (0.3, 0.4),
-    (0.3, -1),
-    (-0.3, -1),
-    (-0.3, 0.4),
-    (-1, 0.4),
-    (-1, 1),
-)
-_SLANT = ((-1, -0.7), (0.3, -0.7), (1, 0.7), (-0.3, 0.7), (-1, -0.7))
-_WEDGE = ((-0.9, 0.9), (-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9))
-_BEAM = (
-    *((-0.9, 1), (0.9, 1), (0.9, 0.5), (0.35, 0.5), (0.35, -0.5), (0.9, -0.5), (0.9, -1)),
-    *((-0.9, -1), (-0.9, -0.5), (-0.35, -0.5), (-0.35, 0.5), (-0.9, 0.5), (-0.9, 1)),
-)
-_ZED = (
-    *((-0.9, 1), (0.9, 1), (0.9, 0.5), (-0.2, -0.5), (0.9, -0.5), (0.9, -1), (-0.9, -1)),
-    *((-0.9, -0.5), (0.2, 0.5), (-0.9, 0.5), (-0.9, 1)),
-)
-_FUNNEL = ((-1, 1), (1, 1), (0.3, 0), (0.3, -1), (-0.3, -1), (-0.3, 0), (-1, 1))
-_CORNER = ((-0.9, 0.9), (0.9, 0.9), (0.9, -0.9), (-0.9, 0.9))
-
-_BY_PREFIX = {
-    "full fine-tuning": MethodStyle(BLACK, "s", _DASHES["long"]),
-    "frozen fine-tuning": MethodStyle(AQUA, (4, 0, 22.5), _DASHES["wide dots"]),
-    "LoRA": MethodStyle(BLUE, "o", _DASHES["short"]),
-    "rsLoRA": MethodStyle(CYAN, "<", _DASHES["long-short"]),
-    "LoRA-FA": MethodStyle(SKY, "d", _DASHES["dots"]),
-    "BigLoRA": MethodStyle(MAUVE, _HOUSE, _DASHES["wide dots"]),
-    "PiSSA": MethodStyle(GREEN, "^", _DASHES["dashdot"]),
-    "MiSS": MethodStyle(RED, "D", _DASHES["solid"]),
-    "MiSS rows": MethodStyle(OLIVE, _SLAB, _DASHES["dashdotdot"]),
-    "MiSS mini": MethodStyle(MINT, _BOW_TIE, _DASHES["dots"]),
-    "MiSS block": MethodStyle(MAUVE, _HOURGLASS, _DASHES["short-dots"]),
-    "Bat": MethodStyle(PINK, "X", _DASHES["long-short"]),
-    "Bat input": MethodStyle(PINK, "p", _DASHES["short"]),
-    "Bat left": MethodStyle(PINK, "8", _DASHES["dots"]),
-    "fixed orthogonal": MethodStyle(ORANGE, "v", _DASHES["dashdotdot"]),
-    "fixed columns": MethodStyle(SKY, _BAR, _DASHES["long-short"]),
-    "fixed gaussian": MethodStyle(YELLOW, (6, 1, 0), _DASHES["dashdot"]),
-    "DoRA": MethodStyle(VIOLET, _ARROW, _DASHES["very long"]),
-    "VeRA": MethodStyle(INDIGO, "*", _DASHES["long-dots"]),
-    "AdaLoRA": MethodStyle(SAND, _CHEVRON, _DASHES["pairs"]),
-    "ProLoRA": MethodStyle(CRIMSON, ">", _DASHES["short-dots"]),
-    "MoS": MethodStyle(CORNFLOWER, "P", _DASHES["triples"]),
-    "MoRA": MethodStyle(SALMON, _ELL, _DASHES["wide"]),
-    "LoHa": MethodStyle(MUSTARD, (5, 1, 36), _DASHES["short-dots"]),
-    "OLoRA": MethodStyle(MINT, (4, 0, 10), _DASHES["pairs"]),
-    "LoRA-GA": MethodStyle(TURQUOISE, (3, 0, 20), _DASHES["wide"]),
-    "LoRA+": MethodStyle(CYAN, _TEE, _DASHES["triples"]),
-    "S2FT": MethodStyle(SKY, (6, 1, 30), _DASHES["very long"]),
-    "DiSHA": MethodStyle(AMBER, (9, 0, 0), _DASHES["long-dots"]),
-    "C3A": MethodStyle(FOREST, _ZED, _DASHES["pairs"]),
-    "TinyLoRA": MethodStyle(AMBER, (3, 1, 0), _DASHES["wide"]),
-    # Mixture of shards, switch by switch (lesson 06).
-    "pure sharing": MethodStyle(TURQUOISE, _SLANT, _DASHES["dashdot"]),
-    "subset": MethodStyle(BRICK, _WEDGE, _DASHES["long"]),
-    "+ pairs apart": MethodStyle(MUSTARD, _CORNER, _DASHES["very long"]),
-    "+ vectors cut": MethodStyle(VIOLET, _BEAM, _DASHES["dots"]),
-    "full MoS": MethodStyle(CORNFLOWER, _FUNNEL, _DASHES["solid"]),
+# Markers that none of matplotlib's letters has, as corners.
+_SHAPES: dict[str, Any] = {
+    "bar": ((-0.5, -1), (0.5, -1), (0.5, 1), (-0.5, 1), (-0.5, -1)),
+    "slab": ((-1, -0.5), (1, -0.5), (1, 0.5), (-1, 0.5), (-1, -0.5)),
+    "hourglass": ((-0.8, -1), (0.8, -1), (-0.8, 1), (0.8, 1), (-0.8, -1)),
+    "bow tie": ((-1, -0.8), (1, 0.8), (1, -0.8), (-1, 0.8), (-1, -0.8)),
+    "house": ((-0.8, -1), (0.8, -1), (0.8, 0.1), (0, 1), (-0.8, 0.1), (-0.8, -1)),
+    "arrow": ((0, 1), (0.9, 0), (0.35, 0), (0.35, -1), (-0.35, -1), (-0.35, 0), (-0.9, 0), (0, 1)),
+    "chevron": ((-1, 0), (0, 1), (1, 0), (1, -0.9), (0, 0.1), (-1, -0.9), (-1, 0)),
+    "ell": ((-0.8, 1), (-0.1, 1), (-0.1, -0.3), (0.8, -0.3), (0.8, -1), (-0.8, -1), (-0.8, 1)),
+    "tee": (
+        *((-1, 1), (1, 1), (1, 0.4), (0.3, 0.4), (0.3, -1)),
+        *((-0.3, -1), (-0.3, 0.4), (-1, 0.4), (-1, 1)),
+    ),
+    "slant": ((-1, -0.7), (0.3, -0.7), (1, 0.7), (-0.3, 0.7), (-1, -0.7)),
+    "wedge": ((-0.9, 0.9), (-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9)),
+    "beam": (
+        *((-0.9, 1), (0.9, 1), (0.9, 0.5), (0.35, 0.5), (0.35, -0.5), (0.9, -0.5), (0.9, -1)),
+        *((-0.9, -1), (-0.9, -0.5), (-0.35, -0.5), (-0.35, 0.5), (-0.9, 0.5), (-0.9, 1)),
+    ),
+    "zed": (
+        *((-0.9, 1), (0.9, 1), (0.9, 0.5), (-0.2, -0.5), (0.9, -0.5), (0.9, -1), (-0.9, -1)),
+        *((-0.9, -0.5), (0.2, 0.5), (-0.9, 0.5), (-0.9, 1)),
+    ),
+    "funnel": ((-1, 1), (1, 1), (0.3, 0), (0.3, -1), (-0.3, -1), (-0.3, 0), (-1, 1)),
+    "corner": ((-0.9, 0.9), (0.9, 0.9), (0.9, -0.9), (-0.9, 0.9)),
 }
+
+# Methods have theirs in `Method.styles`; these are names that no method here has.
+_OTHER_NAMES: dict[str, tuple[str, Any, str]] = {
+    # In PEFT's benchmark.
+    "C3A": ("forest", "zed", "pairs"),
+    "TinyLoRA": ("amber", (3, 1, 0), "wide"),
+    # Mixture of shards, switch by switch (lesson 06).
+    "pure sharing": ("turquoise", "slant", "dashdot"),
+    "subset": ("brick", "wedge", "long"),
+    "+ pairs apart": ("mustard", "corner", "very long"),
+    "+ vectors cut": ("violet", "beam", "dots"),
+    "full MoS": ("cornflower", "funnel", "solid"),
+}
+
+
+def _styles() -> dict[str, MethodStyle]:
+    """By what names begin with: figures, and stored runs, know a method by its name alone."""
+    found = dict(_OTHER_NAMES)
+    for module in pkgutil.iter_modules(adapters.__path__):
+        for part in vars(importlib.import_module(f"missviz.adapters.{module.name}")).values():
+            if isinstance(part, type) and issubclass(part, Method):
+                found |= part.styles
+    return {
+        prefix: MethodStyle(_COLORS[color], _SHAPES.get(marker, marker), _DASHES[dash])
+        for prefix, (color, marker, dash) in found.items()
+    }
+
+
+_BY_PREFIX = _styles()
 # What has no place above (the reader's own, or a method for the second time) takes one of these.
 _OTHERS = [
-    MethodStyle(color, marker, dash)
+    MethodStyle(_COLORS[color], marker, dash)
     for color, marker, dash in zip(
-        (MUSTARD, TURQUOISE, MAUVE, SALMON, FOREST, CYAN, BRICK, SAND),
+        ("mustard", "turquoise", "mauve", "salmon", "forest", "cyan", "brick", "sand"),
         (
             (5, 0, 0),
             (5, 1, 180),
@@ -202,8 +187,12 @@ def method_styles(names: Iterable[str]) -> dict[str, MethodStyle]:
 
 
 def _known(name: str) -> MethodStyle | None:
+    return _BY_PREFIX.get(_prefix(name))
+
+
+def _prefix(name: str) -> str:
     known = [prefix for prefix in _BY_PREFIX if name == prefix or name.startswith(f"{prefix} ")]
-    return _BY_PREFIX[max(known, key=len)] if known else None
+    return max(known, key=len, default="")
 
 
 def _on_paper(color: str) -> str:

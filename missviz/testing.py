@@ -153,10 +153,9 @@ def _equals_its_copy(value: object) -> bool:
 
 def _check_size(method: Method, kind: str) -> None:
     """A method with a rank has others, with names of their own."""
-    size = given_size(method)
-    if size is None:
+    setting, value = method.sized_by, given_size(method)
+    if value is None:
         return
-    setting, value = size
     try:
         other: Any = method.with_rank(value + 1)
     except ValueError:

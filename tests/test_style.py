@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from methods_under_test import VARIANTS
 
 import missviz as mv
 from missviz import published, style
@@ -129,6 +130,13 @@ def test_methods_stand_out_on_dark() -> None:
             assert lab(method_style(method).color, VISION["usual"])[0] - behind > 40, method
     finally:
         mv.lecture(False)
+
+
+def test_the_names_of_a_method_find_what_its_class_declares() -> None:
+    without = {method.name for method in VARIANTS if style._known(method.name) is None}
+    assert without == {"fixed tiled r=4", "fixed block r=4"}
+    declared = {prefix for method in VARIANTS for prefix in method.styles}
+    assert declared == {style._prefix(method.name) for method in VARIANTS} - {""}
 
 
 def test_every_method_has_a_marker_of_its_own() -> None:

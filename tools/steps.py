@@ -153,11 +153,18 @@ def test(arguments: Sequence[str]) -> list[Step]:
     ]
 
 
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    # Empty is off: what one of a hundred processes has compiled, the others read.
+    "PYTHONDONTWRITEBYTECODE": "",
+}
+
+
 def main(tier: str, *arguments: str) -> int:
     outcomes = []
     for step in {"quick": quick, "test": test}[tier](arguments):
         print(f"\n=== {step.name}", flush=True)
-        outcomes.append(run(step, environment={"OMP_NUM_THREADS": "1"}))
+        outcomes.append(run(step, environment=ENVIRONMENT))
     print(f"\n=== make {tier}\n{table(outcomes)}")
     return 0 if all(one.good for one in outcomes) else 1
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,6 +62,7 @@ class AdaLoRA(ScaledMethod):
     """
 
     family = "AdaLoRA"
+    styles: ClassVar = {"AdaLoRA": ("sand", "chevron", "pairs")}
 
     orthogonality: float = 0.5
     target_rank: int | None = None

@@ -6,7 +6,7 @@ W₀ (d × k), the update is ΔW (d × k), and a layer computes y = (W₀ + ΔW)
 
 import abc
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -46,6 +46,10 @@ class Method(abc.ABC):
 
     sized_by: ClassVar[str] = "rank"
     """The setting that `with_rank`, and a slider for the rank, set."""
+
+    styles: ClassVar[Mapping[str, tuple[str, Any, str]]] = {}
+    """How figures draw a method of this library, by what its names begin with: colour, marker and
+    dash, in the words of `missviz.style`. A reader's own needs none."""
 
     @property
     @abc.abstractmethod

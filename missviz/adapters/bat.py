@@ -41,6 +41,11 @@ class Bat(Method):
     """
 
     sized_by: ClassVar[str] = "block_size"
+    styles: ClassVar = {
+        "Bat": ("pink", "X", "long-short"),
+        "Bat input": ("pink", "p", "short"),
+        "Bat left": ("pink", "8", "dots"),
+    }
 
     block_size: int
     side: Literal["right", "left"] = "right"

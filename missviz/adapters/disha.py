@@ -1,6 +1,7 @@
 """DiSHA, the frame around MiSS: one small D of any shape, repeated until it has W's shape."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,8 @@ class DiSHA(Method):
     Source: DiSHA (arXiv 2409.15371v6) §3; MiSS (v12) Eq. 2. Of the frame only this expansion is
     there: copies side by side, all alike.
     """
+
+    styles: ClassVar = {"DiSHA": ("amber", (9, 0, 0), "long-dots")}
 
     rows: int
     columns: int

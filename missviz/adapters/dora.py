@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -40,6 +40,8 @@ class DoRA(ScaledMethod):
     Raises (in `on`): ValueError where W₀ holds NaN or infinity, or a row without a direction.
     Source: DoRA Eq. 5 and §4.3; `peft/tuners/lora/dora.py`; `monitor.py` in JL-er/MiSS.
     """
+
+    styles: ClassVar = {"DoRA": ("violet", "arrow", "very long")}
 
     norm: Literal["rows", "columns"] = "rows"
     norm_gradient: bool | None = None

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -42,6 +42,12 @@ class FixedFactor(Method):
     With a frozen F, gain is a unit: c times the gain is the same training as c² times the
     learning rate under SGD, and c times it under Adam.
     """
+
+    styles: ClassVar = {
+        "fixed orthogonal": ("orange", "v", "dashdotdot"),
+        "fixed gaussian": ("yellow", (6, 1, 0), "dashdot"),
+        "fixed columns": ("sky", "bar", "long-short"),
+    }
 
     rank: int
     factor: Literal["tiled", "block", "orthogonal", "gaussian", "columns"] = "tiled"

@@ -1,6 +1,7 @@
 """Full fine-tuning: ΔW has every freedom. Two parametrisations of the same thing."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,8 @@ class FullFineTuning(Method):
     Args:
         bias: train the bias too, as the MiSS paper's published experiment does.
     """
+
+    styles: ClassVar = {"full fine-tuning": ("black", "s", "long")}
 
     bias: bool = False
 
@@ -72,6 +75,8 @@ class FrozenFineTuning(Method):
     The same function, gradient and (without weight decay) trajectory as `FullFineTuning`:
     ∂L/∂M = ∂L/∂W. "Frozen FT" in DiSHA (arXiv 2409.15371v6) §9.1.
     """
+
+    styles: ClassVar = {"frozen fine-tuning": ("aqua", (4, 0, 22.5), "wide dots")}
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,7 @@ class LoHa(ScaledMethod):
     """
 
     family = "LoHa"
+    styles: ClassVar = {"LoHa": ("mustard", (5, 1, 36), "short-dots")}
 
     def num_parameters(self, out_features: int, in_features: int) -> int:
         return 2 * self.rank * (out_features + in_features)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,12 @@ class LoRA(ScaledMethod):
 
     Source: LoRA Eq. 3; `peft/tuners/lora/layer.py`.
     """
+
+    styles: ClassVar = {
+        "LoRA": ("blue", "o", "short"),
+        "rsLoRA": ("cyan", "<", "long-short"),
+        "LoRA-FA": ("sky", "d", "dots"),
+    }
 
     rslora: bool = False
     init: Literal["kaiming", "gaussian"] = "kaiming"
@@ -71,6 +77,8 @@ class BigLoRA(LoRA):
     everything, with more parameters than full fine-tuning.
     """
 
+    styles: ClassVar = {"BigLoRA": ("mauve", "house", "wide dots")}
+
     rank: int = 1024
 
     @property
@@ -96,6 +104,8 @@ class LoRAPlus(LoRA):
     Source: `create_loraplus_optimizer` in `peft/optimizers/loraplus.py`, which also gives B's rate
     to all one-dimensional parameters; here they keep A's. The paper was not checked.
     """
+
+    styles: ClassVar = {"LoRA+": ("cyan", "tee", "triples")}
 
     ratio: float = field(default=16.0, kw_only=True)
 

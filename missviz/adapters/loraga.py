@@ -57,6 +57,7 @@ class LoRAGA(StartedProduct):
 
     needs_gradient: ClassVar[bool] = True
     family = "LoRA-GA"
+    styles: ClassVar = {"LoRA-GA": ("turquoise", (3, 0, 20), "wide")}
 
     direction: Literal["ArB2r", "A2rBr", "ArBr", "random"] = "ArB2r"
     scale: Literal["stable", "weight_svd", "gd_scale", "unit"] = "stable"

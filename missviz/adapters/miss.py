@@ -2,7 +2,7 @@
 
 import datetime
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,13 @@ class MiSS(Method):
 
     PEFT stores `miss_block` = Dᵀ. Source: MiSS Eq. 2-7; `peft/tuners/miss/layer.py`.
     """
+
+    styles: ClassVar = {
+        "MiSS": ("red", "D", "solid"),
+        "MiSS block": ("mauve", "hourglass", "short-dots"),
+        "MiSS rows": ("olive", "slab", "dashdotdot"),
+        "MiSS mini": ("mint", "bow tie", "dots"),
+    }
 
     rank: int
     share: Literal["columns", "rows"] = "columns"

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,8 @@ class MoRA(Method):
     19 × 19 ("rotate" to 5e-7, as its angles are float32). Not verified: the authors' package
     itself, which was not run (PEFT 0.21 has no MoRA), and the paper's text.
     """
+
+    styles: ClassVar = {"MoRA": ("salmon", "ell", "wide")}
 
     rank: int
     kind: Literal["rotate", "sum"] = "rotate"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +60,8 @@ class MoS(Method):
     Raises (in `on` and `attach`): ValueError where the pool has too little for `rank`.
     Source: arXiv 2410.00938; `modules/Tied_LoRA.py` in Forence1999/MoS.
     """
+
+    styles: ClassVar = {"MoS": ("cornflower", "P", "triples")}
 
     rank: int | None
     budget: int

@@ -1,6 +1,7 @@
 """OLoRA: start the two thin matrices at the first columns and rows of the weight's QR."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ class OLoRA(StartedProduct):
     """
 
     family = "OLoRA"
+    styles: ClassVar = {"OLoRA": ("mint", (4, 0, 10), "pairs")}
 
     def adapter(self, base: nn.Linear, generator: torch.Generator) -> StartedProductAdapter:
         Q, R = torch.linalg.qr(ready_to_factor("the weight for OLoRA's QR", base.weight))

@@ -1,6 +1,7 @@
 """PiSSA: start the two thin matrices at the weight's own principal part."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,6 +31,7 @@ class PiSSA(StartedProduct):
     """
 
     family = "PiSSA"
+    styles: ClassVar = {"PiSSA": ("green", "^", "dashdot")}
 
     niter: int | None = None
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,7 @@ class ProLoRA(ScaledMethod):
     """
 
     family = "ProLoRA"
+    styles: ClassVar = {"ProLoRA": ("crimson", ">", "short-dots")}
 
     unshared: int = 0
     input_chunks: int = 2

@@ -1,7 +1,7 @@
 """S2FT, structured sparse fine-tuning: a few whole columns or rows of W are trained, in full."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,8 @@ class S2FT(Method):
 
     Source: `s2.py` of Infini-AI-Lab/S2FT.
     """
+
+    styles: ClassVar = {"S2FT": ("sky", (6, 1, 30), "very long")}
 
     rank: int
     select: Literal["columns", "rows"] = "columns"

@@ -13,9 +13,6 @@ from missviz.adapters.linear import linear_with
 from missviz.adapters.update import two_factors
 from missviz.randomness import generator_for, normal
 
-SIZES = ("rank", "block_size")
-"""The settings that `Method.with_rank` sets."""
-
 
 def random_linear(
     out_features: int, in_features: int, dtype: torch.dtype, bias: bool = True
@@ -38,19 +35,18 @@ def bound(method: Method, linear: nn.Linear, generator: torch.Generator | None =
     return method.on(linear, generator=generator, gradient=gradient)
 
 
-def given_size(method: Method) -> tuple[str, int] | None:
-    """The setting that `with_rank` sets and its value; None where the method has none.
+def given_size(method: Method) -> int | None:
+    """The value of the setting that `with_rank` sets; None where the method has none.
 
     Raises TypeError or ValueError where that is no whole number from 1 on.
     """
-    for setting in SIZES:
-        value = vars(method).get(setting)
-        if value is not None:
-            try:
-                return setting, validation.positive_int(setting, value)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{method.name}: {error}") from None
-    return None
+    value = vars(method).get(method.sized_by)
+    if value is None:
+        return None
+    try:
+        return validation.positive_int(method.sized_by, value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{method.name}: {error}") from None
 
 
 def trained_numbers(adapter: nn.Module) -> int:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,8 @@ class VeRA(Method):
     PEFT calls v `vera_lambda_d` and b `vera_lambda_b`.
     Source: VeRA Eq. 2; `peft/tuners/vera/layer.py` and `model.py`; `monitor.py` of Joluck/MiSS.
     """
+
+    styles: ClassVar = {"VeRA": ("indigo", "*", "long-dots")}
 
     rank: int = 256
     d_initial: float = 0.1
@@ -84,6 +86,7 @@ class VeRAAdapter(Adapter):
     """v (r,) and b (d,), trained, beside A and B, which all adapters of the model hold."""
 
     stackable = True
+    method: VeRA
 
     def __init__(self, method: VeRA, base: nn.Linear, A: nn.Parameter, B: nn.Parameter) -> None:
         super().__init__(method, base)

@@ -1,6 +1,7 @@
 """What a method costs on one layer: numbers trained, arithmetic, and bytes kept for the backward
 pass; counted while it runs, beside the formulas that the MiSS paper gives (Tables 2 and 3)."""
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,24 +11,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
+from missviz.adapters.adalora import AdaLoRA
 from missviz.adapters.base import Method, checked_method
+from missviz.adapters.full import FrozenFineTuning, FullFineTuning
 from missviz.adapters.linear import linear_with
+from missviz.adapters.loha import LoHa
+from missviz.adapters.lora import LoRA
+from missviz.adapters.miss import MiSS
+from missviz.adapters.vera import VeRA
 from missviz.randomness import generator_for, normal
 
-Formula = Callable[[int, int, int], int]
-"""(d, k, r) → a count."""
-
-PUBLISHED: dict[str, tuple[Formula, Formula]] = {
-    "full fine-tuning": (lambda d, k, r: d * k, lambda d, k, r: d * k),
-    "LoRA": (lambda d, k, r: (d + k) * r, lambda d, k, r: (d + k) * r),
-    "LoRA-FA": (lambda d, k, r: d * r, lambda d, k, r: (d + k) * r),
-    "AdaLoRA": (lambda d, k, r: (d + k) * r + r * r, lambda d, k, r: (d + k + r) * r),
-    "LoHa": (lambda d, k, r: 2 * (d + k) * r, lambda d, k, r: 2 * r * (d + k)),
-    "VeRA": (lambda d, k, r: d + r, lambda d, k, r: (d + k) * r + r + d),
-    "MiSS": (lambda d, k, r: d * r, lambda d, k, r: k + d * r),
+PUBLISHED: dict[type[Method], Callable[[Any, int, int], tuple[int, int] | None]] = {
+    FullFineTuning: lambda m, d, k: (d * k, d * k),
+    FrozenFineTuning: lambda m, d, k: (d * k, d * k),
+    LoRA: lambda m, d, k: ((d if m.freeze_a else d + k) * m.rank, (d + k) * m.rank),
+    AdaLoRA: lambda m, d, k: ((d + k + m.rank) * m.rank, (d + k + m.rank) * m.rank),
+    LoHa: lambda m, d, k: (2 * (d + k) * m.rank, 2 * (d + k) * m.rank),
+    VeRA: lambda m, d, k: (d + m.rank, (d + k) * m.rank + m.rank + d),
+    MiSS: lambda m, d, k: (
+        (d * m.rank, k + d * m.rank) if m.share == "columns" and m.mini is None else None
+    ),
 }
-"""MiSS (arXiv 2409.15371v12) Table 2: trained numbers, and multiply-adds per token, by the first
-word of a method's name. The paper writes FLOPs with O(…): up to a constant."""
+"""MiSS (arXiv 2409.15371v12) Table 2, of a method m on d × k: trained numbers, and multiply-adds
+per token; by the very class, since a subclass may have a formula of its own. The paper writes FLOPs
+with O(…): up to a constant."""
 
 
 def cost(
@@ -80,15 +87,15 @@ def cost(
     for method in methods:
         gradient = linear.weight.detach() if method.needs_gradient else None
         adapter = method.on(linear, gradient=gradient)
-        published = PUBLISHED.get(_family(method))
-        shape = out_features, in_features, getattr(method, "rank", 0)
+        formula = PUBLISHED.get(type(method))
+        published = formula and formula(method, out_features, in_features)
         rows.append(
             {
                 "method": method.name,
                 "num_parameters": method.num_parameters(out_features, in_features),
                 **_counted(adapter, x),
-                "published_parameters": published and published[0](*shape),
-                "published_flops": published and 2 * tokens * published[1](*shape),
+                "published_parameters": published and published[0],
+                "published_flops": published and 2 * tokens * published[1],
             }
         )
     table = pd.DataFrame(rows)
@@ -98,27 +105,29 @@ def cost(
     return table
 
 
-def _family(method: Method) -> str:
-    """The row of Table 2 that a method belongs to; "" where the table has none."""
-    family = "full fine-tuning" if "fine-tuning" in method.name else method.name.split(" ")[0]
-    variant = family == "MiSS" and (getattr(method, "mini", None) or method.share != "columns")  # type: ignore[attr-defined]
-    return "" if variant else family
-
-
 def kept_bytes(layer: nn.Module, x: Float[Tensor, "n in_"]) -> int:
     """Bytes that autograd keeps for the backward pass of layer(x): each storage once, without the
     layer's parameters and buffers."""
     own = {_storage(tensor) for tensor in (*layer.parameters(), *layer.buffers())}
-    kept: dict[int, int] = {}
+    # Weakly: what only a part of the graph that nothing needs has kept is gone with it.
+    kept: weakref.WeakSet[_Kept] = weakref.WeakSet()
 
-    def keep(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor
+    def keep(tensor: Tensor) -> _Kept:
+        kept.add(one := _Kept(tensor))
+        return one
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        layer(x.detach().requires_grad_(True))
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+        y = layer(x.detach().requires_grad_(True))
+    storages = {_storage(one.tensor): one.tensor.untyped_storage() for one in kept}
+    del y
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in own)
+
+
+class _Kept:
+    """A tensor in a set: by itself it would be compared entry by entry."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def _counted(layer: nn.Module, x: Tensor) -> dict[str, int]:

@@ -52,7 +52,7 @@ def initial_gradient_norms(
         shown = {
             "family": method.name,
             "method": variant.name,
-            "rank": getattr(variant, "rank", getattr(variant, "block_size", None)),
+            "rank": getattr(variant, variant.sized_by, None),
             "seed": seed,
         }
         rows += [

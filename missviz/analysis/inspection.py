@@ -1,5 +1,6 @@
 """What an adapter did to each layer of a model: one row of numbers per module."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -83,8 +84,9 @@ def inspect_adapter(updates: Updates, base: Base | None = None) -> pd.DataFrame:
 
 
 def _row(module: str, update: Update, base: Base | None) -> dict[str, Any]:
-    row = {"module": module, **_settings(update), **dict.fromkeys(MEASURES, math.nan)}
-    row |= {"singular_values": [], "warnings": _odd_scaling(update)}
+    settings, scaling, width = _about(update)
+    row = {"module": module, **settings, **dict.fromkeys(MEASURES, math.nan)}
+    row |= {"singular_values": [], "warnings": _odd_scaling(scaling)}
     try:
         basis, short = shortened(update, basis=False)
     except ValueError as error:
@@ -93,7 +95,7 @@ def _row(module: str, update: Update, base: Base | None) -> dict[str, Any]:
     if row["shape"] is None:
         row["shape"] = (len(short if basis is None else basis), short.shape[1])
     with nullcontext() if basis is None else one_thread():
-        row |= _measures(short, _shard_width(update, row["rank"]))
+        row |= _measures(short, width)
     weight = base_weight(module, update, base, row["shape"])
     if weight is not None:
         row["relative_norm"] = row["norm"] / norm if (norm := _norm(weight)) else math.nan
@@ -101,23 +103,25 @@ def _row(module: str, update: Update, base: Base | None) -> dict[str, Any]:
     return row
 
 
-def _settings(update: Update) -> dict[str, Any]:
-    """Method, shape, rank and number of trained numbers, of an adapter or of a stored update."""
-    if not isinstance(update, Adapter):
-        names = ("method", "shape", "rank", "num_parameters")
-        return {name: getattr(update, name, None) for name in names}
+@functools.singledispatch
+def _about(update: Update) -> tuple[dict[str, Any], float | None, int | None]:
+    """What a row says of an update's settings; its scaling; the width of its shards. None of a
+    stored update, or of a method, that does not tell."""
+    names = ("method", "shape", "rank", "num_parameters")
+    row = {name: getattr(update, name, None) for name in names}
+    return row, getattr(update, "scaling", None), getattr(update, "block_size", row["rank"])
+
+
+@_about.register
+def _(update: Adapter) -> tuple[dict[str, Any], float | None, int | None]:
     method, shape = update.method, (update.out_features, update.in_features)
-    return {
+    row = {
         "method": method.name,
         "shape": shape,
         "rank": getattr(method, "rank", None),
         "num_parameters": method.num_parameters(*shape),
     }
-
-
-def _shard_width(update: Update, rank: int | None) -> int | None:
-    method = getattr(update, "method", None)
-    return getattr(update, "block_size", getattr(method, "block_size", rank))
+    return row, getattr(method, "scaling", None), getattr(method, method.sized_by, None)
 
 
 def _measures(short: Float[Tensor, "n in_"], width: int | None) -> dict[str, Any]:
@@ -173,9 +177,7 @@ def _norm(weight: Float[Tensor, "out in_"]) -> float:
 # --- What looks wrong -------------------------------------------------------------------------
 
 
-def _odd_scaling(update: Update) -> list[str]:
-    method = getattr(update, "method", None)
-    scaling = getattr(update, "scaling", getattr(method, "scaling", None))
+def _odd_scaling(scaling: float | None) -> list[str]:
     low, high = USUAL_SCALING
     if scaling is None or low <= scaling <= high:
         return []

@@ -247,8 +247,8 @@ def depends_on_weight(
 ) -> bool:
     """Whether the same step away from the start gives another ΔW on another W₀."""
     adapter = _bound(method, like, None, generator, gradient)
-    if _closed_form(adapter) is not None:
-        return isinstance(adapter, StartedProductAdapter | BatAdapter)
+    if (captured := _closed_form(adapter)) is not None:
+        return captured in (_started, _bat)
     other = normal(tuple(like.shape), 1.0, generator_for("another W₀"))
     here = _moved(adapter).nan_to_num()
     there = _moved(_bound(method, like, other, generator, gradient)).nan_to_num()
@@ -275,13 +275,13 @@ def _all(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> 
     return _energy(wanted)
 
 
-def _low_rank(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
-    assert isinstance(adapter, LoRAAdapter)
+def _low_rank(adapter: LoRAAdapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     return float(torch.linalg.svdvals(wanted)[: len(adapter.A)].square().sum())
 
 
-def _started(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
-    assert isinstance(adapter, StartedProductAdapter)
+def _started(
+    adapter: StartedProductAdapter, wanted: Seen, inputs: Inputs | None, unit: float
+) -> float:
     start = adapter.method.scaled(adapter.B0) @ _on(adapter.A0, inputs) / unit
     if not BESIDE_START * torch.linalg.vector_norm(start) <= torch.linalg.vector_norm(wanted):
         raise ValueError(
@@ -298,8 +298,7 @@ def _fixed_rows(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: flo
     return _energy(_onto_rows(wanted, _on(thin[1], inputs)))
 
 
-def _chosen(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
-    assert isinstance(adapter, S2FTAdapter)
+def _chosen(adapter: S2FTAdapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     if adapter.method.select == "rows":
         return _energy(wanted.index_select(0, adapter.idx))
     if inputs is None:
@@ -307,10 +306,16 @@ def _chosen(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) 
     return _energy(_onto_rows(wanted, inputs.index_select(1, adapter.idx).mT))
 
 
-def _copies(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
-    assert isinstance(adapter, MiSSAdapter | DiSHAAdapter)
-    rows, columns = adapter.D.shape
-    layout = str(adapter.method.layout) if isinstance(adapter, MiSSAdapter) else "tiled"
+def _miss(adapter: MiSSAdapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
+    return _copies(adapter.D, wanted, inputs, str(adapter.method.layout))
+
+
+def _disha(adapter: DiSHAAdapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
+    return _copies(adapter.D, wanted, inputs, "tiled")
+
+
+def _copies(D: Tensor, wanted: Seen, inputs: Inputs | None, layout: str) -> float:
+    rows, columns = D.shape
     if inputs is None:
         wanted = _shared(wanted, columns, layout)
     else:
@@ -329,8 +334,7 @@ def _shared(
     return shard_sums(wanted, count, layout) / owner.bincount().to(wanted).sqrt()
 
 
-def _bat(adapter: Adapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
-    assert isinstance(adapter, BatAdapter)
+def _bat(adapter: BatAdapter, wanted: Seen, inputs: Inputs | None, unit: float) -> float:
     b = adapter.method.block_size
     # [o, i, a, c]: entry (a, c) of block (o, i). ΔW_oi is (W_oi + I) D, or D (W_oi + I).
     known = adapter.blocks().transpose(-3, -2) + torch.eye(b).to(wanted)
@@ -374,7 +378,7 @@ def _onto_rows(
     return wanted @ U[:, 1e-10 * S.max() < S]
 
 
-Captured = Callable[[Adapter, Seen, Inputs | None, float], float]
+Captured = Callable[[Any, Seen, Inputs | None, float], float]
 """Of an adapter, a target in a unit, inputs, and the unit: the energy that is reached."""
 
 _CAPTURED: dict[type[Adapter], dict[tuple[str, ...], Captured]] = {
@@ -385,8 +389,8 @@ _CAPTURED: dict[type[Adapter], dict[tuple[str, ...], Captured]] = {
     LoRAPlusAdapter: {("A", "B"): _low_rank},
     StartedProductAdapter: {("A", "B"): _started},
     FixedFactorAdapter: {("D",): _fixed_rows},
-    MiSSAdapter: {("D",): _copies},
-    DiSHAAdapter: {("D",): _copies},
+    MiSSAdapter: {("D",): _miss},
+    DiSHAAdapter: {("D",): _disha},
     ColumnsS2FTAdapter: {("M",): _chosen},
     RowsS2FTAdapter: {("M",): _chosen},
     OutputBatAdapter: {("D",): _bat},

@@ -2,6 +2,7 @@
 
     mv.claims.table()          all of them
     mv.claims.show("low-rank") one, with its picture
+    mv.claims.verdicts("low-rank", "one-layout")
     mv.claims.judge(claim)     one of your own, measured now
 
 `missviz claims` prints the table, `missviz claims run` measures anew.
@@ -18,6 +19,7 @@ from missviz.claims.claim import (
     order_of,
 )
 from missviz.claims.ledger import Judgement, claims, judge, kept, run, table
+from missviz.claims.showing import show, verdicts, write_page
 
 __all__ = [
     "Claim",
@@ -33,5 +35,8 @@ __all__ = [
     "kept",
     "order_of",
     "run",
+    "show",
     "table",
+    "verdicts",
+    "write_page",
 ]

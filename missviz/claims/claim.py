@@ -241,6 +241,11 @@ class Claim:
     seeds: int = 10
     """How many, from 43 on."""
     lacking: str = ""
+    stored: "Callable[[], tuple[Measured, Mapping[str, Any]] | None] | None" = None
+    """Where measuring takes hours: what the runs that ship say, and when and by which code they
+    were made; None where none ship."""
+    code: Callable[..., Any] | None = None
+    """On whose code the evidence depends, if not on that of `measure`."""
 
     def __post_init__(self) -> None:
         if (self.measure is None) == (not self.lacking):

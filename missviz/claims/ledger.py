@@ -1,8 +1,6 @@
 """The ledger: all claims, the evidence that is kept of them, and what follows from it."""
 
-import ast
 import functools
-import hashlib
 import importlib
 import inspect
 import json
@@ -14,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-import missviz
+from missviz import provenance
 from missviz.adapters import validation
 from missviz.claims.claim import (
     UNDECIDED,
@@ -29,9 +27,11 @@ from missviz.files import write_whole
 from missviz.machine import conditions
 
 KEPT = Path(__file__).with_name("evidence.json")
-THEMES = ("algebra", "cost", "published_figures", "sharing")
+THEMES = ("algebra", "cost", "published_figures", "real", "sharing")
 """The files beside this one that have claims."""
 COMMAND = "missviz claims run"
+HOURS = 1800.0
+"""Seconds from which on measuring anew is nobody's duty after a change."""
 
 
 @functools.cache
@@ -54,7 +54,8 @@ class Judgement:
     parts: Mapping[str, Evidence]
     """By place; "" where there is but one; empty where nothing was measured."""
     made: Mapping[str, Any]
-    """Seeds, seconds, date, commit, machine, versions; `code`, of what it depends on."""
+    """Seeds, seconds, date, commit, machine, versions; `code`, of what it depends on; `again`, the
+    seeds, verdict and date of the last time that it was tried on other seeds."""
 
     @property
     def verdict(self) -> str:
@@ -65,7 +66,7 @@ class Judgement:
     @property
     def is_stale(self) -> bool:
         """Whether the code that the evidence depends on has changed since."""
-        return bool(self.parts) and self.made.get("code") != code_behind(self.claim)
+        return bool(self.parts) and self.made.get("code") != code_now(self.claim)
 
     @property
     def more_seeds(self) -> int | None:
@@ -94,21 +95,22 @@ def judge(
 
     Args:
         claim: a `Claim`.
-        seeds: the seeds, or how many from 43 on; None means the claim's own number.
+        seeds: the seeds, or how many from 43 on; None means the claim's own number, and where runs
+            of hours ship with missviz, what these say.
         device: None means a GPU if there is one.
 
     Example:
-        >>> import missviz as mv
+        >>> import torch, missviz as mv
         >>> from missviz.claims import Claim, Evidence, Exact
         >>> def measure(seeds, device):
         ...     adapters = [mv.MiSS(2).on(torch.nn.Linear(8, 8)) for _ in seeds]
-        ...     return Evidence.exact(max(float(a.delta().abs().max()) for a in adapters), 10)
+        ...     return Evidence.exact(max(float(mv.spectrum(a)[0]) for a in adapters), len(seeds))
         >>> claim = Claim(
         ...     id="starts-at-zero",
         ...     claim="MiSS starts as the frozen layer.",
         ...     said="MiSS v12 §3",
         ...     test="ΔW of a new adapter",
-        ...     unit="largest entry",
+        ...     unit="largest singular value",
         ...     rule=Exact(0.0),
         ...     because="D is set to zero",
         ...     seconds=1,
@@ -123,12 +125,15 @@ def judge(
     chosen = checked_seeds("seeds", claim.seeds if seeds is None else seeds)
     if claim.measure is None:
         return Judgement(claim, {}, {})
+    if seeds is None and claim.stored is not None and (known := claim.stored()) is not None:
+        found, of_runs = known
+        return Judgement(claim, parts_of(found), of_runs)
     started = time.perf_counter()
     parts = parts_of(claim.measure(chosen, place))
     made = {
         "seeds": list(chosen),
         "seconds": round(time.perf_counter() - started, 1),
-        "code": code_behind(claim),
+        "code": code_now(claim),
         **conditions(place),
     }
     return Judgement(claim, parts, made)
@@ -137,9 +142,9 @@ def judge(
 # --- What is kept -----------------------------------------------------------------------------
 
 
-def kept(path: Path = KEPT) -> dict[str, Judgement]:
+def kept(path: Path | None = None) -> dict[str, Judgement]:
     """The evidence that ships with missviz, for every claim; without parts where there is none."""
-    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    told = _told(path or KEPT)
     found = {}
     for name, claim in claims().items():
         row = dict(told.get(name, {}))
@@ -149,10 +154,23 @@ def kept(path: Path = KEPT) -> dict[str, Judgement]:
     return found
 
 
-def keep(judgement: Judgement, path: Path = KEPT) -> None:
-    """Put one judgement among those that are kept, the others as they are."""
-    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    told[judgement.claim.id] = judgement.to_dict()
+def _told(path: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return told
+
+
+def keep(judgement: Judgement, path: Path | None = None, *, again: bool = False) -> None:
+    """Put one judgement among those that are kept, the others as they are; `again` notes it beside
+    the evidence that is there, as what other seeds said."""
+    path = path or KEPT
+    told = _told(path)
+    name, new = judgement.claim.id, judgement.to_dict()
+    if again:
+        shown = {part: (one.effect, one.low, one.high) for part, one in judgement.parts.items()}
+        wanted = ("seeds", "verdict", "seconds", "date", "commit")
+        told[name]["again"] = {**{key: new[key] for key in wanted}, "parts": shown}
+    else:
+        told[name] = new
     ordered = {name: told[name] for name in claims() if name in told}
     write_whole(path, json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
 
@@ -163,10 +181,12 @@ def run(
     most_seconds: float | None = None,
     stale_only: bool = False,
     seeds: int | Iterable[int] | None = None,
+    first_seed: int | None = None,
     device: str | None = None,
-    path: Path = KEPT,
+    path: Path | None = None,
+    keeping: bool = True,
     say: Callable[[str], Any] = print,
-) -> list[Judgement]:
+) -> list[str]:
     """Measure claims anew, keep each as soon as it is measured, and say where a verdict changed.
 
     Args:
@@ -174,34 +194,47 @@ def run(
         most_seconds: leave out what is expected to take longer.
         stale_only: leave out what was measured with the present code: what was cut goes on.
         seeds, device: as for `judge`.
-        path: where evidence is kept.
+        first_seed: as many other seeds as each claim has, from here on. What they say is kept
+            beside the evidence (`made["again"]`), which stays.
+        path: where evidence is kept; None means beside this file.
+        keeping: False leaves it as it is.
         say: gets a line for each.
+
+    Returns the ids whose verdict is not the kept one.
     """
     before = kept(path)
     for name in names:
         validation.one_of("claim", name, tuple(before))
-    done = []
+    changed = []
     for name in names or before:
         old = before[name]
         claim = old.claim
         too_long = most_seconds is not None and claim.seconds > most_seconds
         fresh = stale_only and old.parts and not old.is_stale
-        if claim.measure is None or too_long or fresh:
+        is_reading = first_seed is not None and (not old.parts or claim.seeds == 1)
+        if claim.measure is None or too_long or fresh or is_reading:
             continue
-        new = judge(claim, seeds, device)
-        keep(new, path)
-        changed = f" (was: {old.verdict})" if old.verdict != new.verdict else ""
-        say(f"{name:24}{new.verdict}{changed}, {new.made['seconds']} s")
-        done.append(new)
-    return done
+        others = None if first_seed is None else range(first_seed, first_seed + claim.seeds)
+        new = judge(claim, seeds if others is None else others, device)
+        if keeping:
+            keep(new, path, again=first_seed is not None)
+        note = ""
+        if old.verdict != new.verdict:
+            changed.append(name)
+            note = f" (was: {old.verdict})"
+        say(f"{name:24}{new.verdict}{note}, {new.made.get('seconds', 0)} s")
+    return changed
 
 
-def table(path: Path = KEPT) -> pd.DataFrame:
-    """One row per claim: id, claim, said, verdict, effect, low, high, unit, n, date, seconds,
-    stale, more_seeds (about how many would decide), redo (the command). A claim that was tried in
-    several places has a row for each, with `place`."""
-    rows = []
-    for name, judged in kept(path).items():
+def table(ids: Sequence[str] | None = None, path: Path | None = None) -> pd.DataFrame:
+    """One row per claim, of these or of all: id, place, claim, said, verdict, effect, low, high, n,
+    unit, date, seconds, stale, more_seeds (about how many would decide), redo (the command).
+
+    A claim that was tried in several places has a row for each, with `place`.
+    """
+    rows, all_kept = [], kept(path)
+    for name in all_kept if ids is None else ids:
+        judged = all_kept[validation.one_of("ids", name, tuple(all_kept))]
         parts = {place: asdict(part) for place, part in judged.parts.items()}
         for place, figures in (parts or {"": {}}).items():
             rows.append(
@@ -223,69 +256,24 @@ def table(path: Path = KEPT) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# --- Which code evidence depends on -----------------------------------------------------------
+def overdue(path: Path | None = None) -> list[str]:
+    """Claims of minutes whose code has changed since they were measured, and those that never were.
+
+    Where measuring takes hours, the mark "stale" in the table has to do.
+    """
+    return [
+        name
+        for name, one in kept(path).items()
+        if one.claim.measure is not None
+        and one.claim.seconds < HOURS
+        and (one.is_stale or not one.parts)
+    ]
 
 
-def code_behind(claim: Claim) -> str:
-    """A hash of the code that `claim.measure` runs: its module and all of missviz that this
-    imports, without comments and docstrings, which change no figure."""
-    if claim.measure is None:
+def code_now(claim: Claim) -> str:
+    """A hash of the code that evidence depends on; "" for code that is in no file of missviz."""
+    run_by = claim.code or claim.measure
+    module = None if run_by is None else inspect.getmodule(run_by)
+    if module is None or not module.__name__.startswith("missviz."):
         return ""
-    module = inspect.getmodule(claim.measure)
-    if module is None or module.__name__ == "__main__" or module.__file__ is None:
-        return ""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(_imported(Path(module.__file__))):
-        digest.update(_meaning(path))
-    return digest.hexdigest()
-
-
-def _imported(path: Path) -> set[Path]:
-    """`path` and what it imports of missviz, directly or not."""
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        here = waiting.pop()
-        if here not in found:
-            found.add(here)
-            waiting += _imports(here)
-    return found
-
-
-@functools.cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _imports(path: Path) -> tuple[Path, ...]:
-    """The files of the package's modules that a file imports."""
-    names: list[str] = []
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    root = Path(missviz.__file__).parent.parent
-    files = []
-    for name in names:
-        if name.split(".")[0] == "missviz" and name != "missviz":
-            place = root / Path(*name.split("."))
-            both = (place.with_suffix(".py"), place / "__init__.py")
-            files += [file for file in both if file.exists()]
-    return tuple(files)
-
-
-@functools.cache
-def _meaning(path: Path) -> bytes:
-    """What a file does, without what it says of itself."""
-    tree = _tree(path)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]
-                part
-                for part in body
-                if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
-            ]
-    return ast.dump(tree).encode()
+    return provenance.code_behind(Path(str(module.__file__)))

@@ -2,6 +2,7 @@
 
 from missviz.displays.adapter import AdapterDisplay
 from missviz.displays.colinearity import ColinearityDisplay
+from missviz.displays.contest import ContestDisplay
 from missviz.displays.gradient_norms import GradientNormDisplay
 from missviz.displays.landscape import LandscapeDisplay
 from missviz.displays.lunch import LunchDisplay
@@ -18,6 +19,7 @@ from missviz.displays.update import UpdateDisplay
 __all__ = [
     "AdapterDisplay",
     "ColinearityDisplay",
+    "ContestDisplay",
     "GradientNormDisplay",
     "LandscapeDisplay",
     "LunchDisplay",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from missviz.adapters import validation
+from missviz.adapters.lora import LoRA
 from missviz.files import write_whole
 from missviz.intervals import half_width
 
@@ -225,7 +226,8 @@ def chosen_reference(
 ) -> str:
     """What differences are to: `reference`, or LoRA where there is one, or the first method."""
     if reference is None:
-        return next((name for name in methods if name.startswith("LoRA ")), methods[0])
+        plain = f"{LoRA(1).family} "
+        return next((name for name in methods if name.startswith(plain)), methods[0])
     if reference not in (*methods, *others):
         known = ", ".join((*methods, *others))
         raise ValueError(f"reference={reference!r} did not run; choose from {known}")

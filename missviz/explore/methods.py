@@ -29,10 +29,9 @@ def code(method: Any) -> Name:
 
 def size_of(method: Method) -> int | None:
     """Its rank (Bat: block size), or None where `with_rank` leaves it as it is."""
-    found = given_size(method)
-    if found is None:
+    size = given_size(method)
+    if size is None:
         return None
-    _, size = found
     try:
         return size if method.with_rank(size + 1).name != method.name else None
     except ValueError:  # it has a size, and cannot have this one

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,25 +113,13 @@ def _kind(config: Config, file: TensorFile) -> tuple[type[PeftUpdate], str]:
     kind = config.get("peft_type")
     if kind is None:
         raise ValueError(f"{CONFIG} has no peft_type, so it does not say which method this is")
-    if kind == "LORA":
-        return _lora_kind(config)
-    if kind == "MISS":
-        return _miss_kind(config)
-    if kind == "BONE":
-        block = next((s for name, s in file.shapes.items() if name.endswith("bone_block")), ())
-        return (kinds.BoneBatUpdate if len(block) == 3 else kinds.BoneMiSSUpdate), "Bone"
-    others: dict[str, tuple[type[PeftUpdate], str]] = {
-        "ADALORA": (kinds.AdaLoRAUpdate, "AdaLoRA"),
-        "LOHA": (kinds.LoHaUpdate, "LoHa"),
-        "VERA": (kinds.VeRAUpdate, "VeRA"),
-    }
-    if not isinstance(kind, str) or kind not in others:
-        known = ", ".join(["LORA", "MISS", "BONE", *others])
+    if not isinstance(kind, str) or kind not in _KINDS:
+        known = ", ".join(_KINDS)
         raise ValueError(f"{CONFIG}: peft_type={shown(kind)} is not read; known are {known}")
-    return others[kind]
+    return _KINDS[kind](config, file)
 
 
-def _lora_kind(config: Config) -> tuple[type[PeftUpdate], str]:
+def _lora_kind(config: Config, file: TensorFile) -> tuple[type[PeftUpdate], str]:
     for key in ("use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config"):
         if config.get(key):
             raise ValueError(f"{CONFIG}: {key} is set; that is another formula than s B A")
@@ -150,7 +138,7 @@ def _lora_kind(config: Config) -> tuple[type[PeftUpdate], str]:
     return kinds.LoRAUpdate, "rsLoRA" if config.flag("use_rslora") else "LoRA"
 
 
-def _miss_kind(config: Config) -> tuple[type[PeftUpdate], str]:
+def _miss_kind(config: Config, file: TensorFile) -> tuple[type[PeftUpdate], str]:
     start = config.get("init_weights")
     if start in ("bat", "mini"):
         return (kinds.BatUpdate, "Bat") if start == "bat" else (kinds.MiSSUpdate, "MiSS mini")
@@ -159,6 +147,22 @@ def _miss_kind(config: Config) -> tuple[type[PeftUpdate], str]:
             f"{CONFIG}: init_weights={shown(start)} is unknown; MiSS has true, false, bat, mini"
         )
     return kinds.MiSSUpdate, "MiSS"
+
+
+def _bone_kind(config: Config, file: TensorFile) -> tuple[type[PeftUpdate], str]:
+    block = next((s for name, s in file.shapes.items() if name.endswith("bone_block")), ())
+    return (kinds.BoneBatUpdate if len(block) == 3 else kinds.BoneMiSSUpdate), "Bone"
+
+
+_KINDS: dict[str, Callable[[Config, TensorFile], tuple[type[PeftUpdate], str]]] = {
+    "LORA": _lora_kind,
+    "MISS": _miss_kind,
+    "BONE": _bone_kind,
+    "ADALORA": lambda config, file: (kinds.AdaLoRAUpdate, "AdaLoRA"),
+    "LOHA": lambda config, file: (kinds.LoHaUpdate, "LoHa"),
+    "VERA": lambda config, file: (kinds.VeRAUpdate, "VeRA"),
+}
+"""By peft_type."""
 
 
 def _layers(
@@ -206,9 +210,7 @@ def _refuse_contradictions(layers: Mapping[str, Any], rest: list[str]) -> None:
 
 def _config_warnings(config: Config, updates: Mapping[str, PeftUpdate]) -> Iterator[str]:
     first = next(iter(updates.values()))
-    alpha = {"LORA": "lora_alpha", "ADALORA": "lora_alpha", "LOHA": "alpha"}.get(
-        str(config.get("peft_type"))
-    )
+    alpha = first.alpha_key
     if alpha and config.get(alpha) is None:
         yield f"{CONFIG} has no {alpha}; PEFT then takes 8"
     elif alpha and config.get(alpha) == 8 and first.scaling <= 0.25:

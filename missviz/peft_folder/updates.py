@@ -67,6 +67,8 @@ class PeftUpdate(Update):
 
     suffixes: ClassVar[tuple[str, ...]]
     """How the names of a layer's tensors end."""
+    alpha_key: ClassVar[str | None] = None
+    """What adapter_config.json calls α; None where the method has none."""
 
     def __init__(self, folder: Folder, module: str, method: str, names: dict[str, str]) -> None:
         self.module, self.method = module, method
@@ -138,6 +140,7 @@ class LoRAUpdate(PeftUpdate):
     """ΔW = s B A."""
 
     suffixes: ClassVar[tuple[str, ...]] = ("lora_A.weight", "lora_B.weight")
+    alpha_key = "lora_alpha"
 
     def _understand(self, shapes: dict[str, tuple[int, ...]]) -> None:
         config = self._folder.config
@@ -147,7 +150,7 @@ class LoRAUpdate(PeftUpdate):
         self._agree(f"the ranks of {a} and {b}", rank, of_b)
         self._agree(f"the rank of the tensors and in {CONFIG}", rank, config.rank_of(self.module))
         self.rank, self.shape = rank, (out_features, in_features)
-        alpha = config.alpha_of(self.module, "lora_alpha")
+        alpha = config.alpha_of(self.module, self.alpha_key)
         self.scaling = alpha / (math.sqrt(rank) if config.flag("use_rslora") else rank)
 
     def factors(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
@@ -199,6 +202,7 @@ class AdaLoRAUpdate(PeftUpdate):
     """
 
     suffixes = ("lora_A", "lora_B", "lora_E")
+    alpha_key = "lora_alpha"
 
     def _understand(self, shapes: dict[str, tuple[int, ...]]) -> None:
         config = self._folder.config
@@ -213,7 +217,7 @@ class AdaLoRAUpdate(PeftUpdate):
         if rank > started:
             raise ValueError(f"lora_A has rank {rank}, above init_r={started}")
         self.rank, self.shape = rank, (out_features, in_features)
-        alpha = config.number("lora_alpha", 8)
+        alpha = config.number(self.alpha_key, 8)
         self.scaling = (alpha if alpha > 0 else started) / (started + 1e-5)
 
     def factors(self) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
@@ -225,6 +229,7 @@ class LoHaUpdate(PeftUpdate):
     """ΔW = s (w1a w1b) ∘ (w2a w2b), a product entry by entry."""
 
     suffixes = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    alpha_key = "alpha"
 
     def _understand(self, shapes: dict[str, tuple[int, ...]]) -> None:
         config = self._folder.config
@@ -235,7 +240,7 @@ class LoHaUpdate(PeftUpdate):
         rank = w1b[0]
         self._agree(f"the rank of the tensors and in {CONFIG}", rank, config.rank_of(self.module))
         self.rank, self.shape = rank, (w1a[0], w1b[1])
-        self.scaling = config.alpha_of(self.module, "alpha") / rank
+        self.scaling = config.alpha_of(self.module, self.alpha_key) / rank
 
     def factors(self) -> tuple[Float[Tensor, "out r2"], Float[Tensor, "r2 in_"]] | None:
         thin = hadamard_factors(*self._read(*self.suffixes))

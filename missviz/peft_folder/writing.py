@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from missviz.adapters import validation
-from missviz.adapters.adalora import AdaLoRA
+from missviz.adapters.adalora import AdaLoRAAdapter
 from missviz.adapters.base import Adapter
-from missviz.adapters.bat import Bat
-from missviz.adapters.dora import DoRA
-from missviz.adapters.loha import LoHa
-from missviz.adapters.lora import LoRAAdapter
-from missviz.adapters.miss import MiSS
+from missviz.adapters.bat import OutputBatAdapter
+from missviz.adapters.dora import DoRAAdapter
+from missviz.adapters.loha import LoHaAdapter
+from missviz.adapters.lora import FrozenALoRAAdapter, LoRAAdapter, LoRAPlusAdapter
+from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.training import adapters_in
 from missviz.adapters.update import Update
-from missviz.adapters.vera import VeRA, VeRAAdapter
+from missviz.adapters.vera import VeRAAdapter
 from missviz.peft_folder.config import BASE, CONFIG, PREFIX, TENSORS
 from missviz.peft_folder.untrusted import is_plain
 
@@ -35,7 +35,7 @@ class _Form:
 
     settings: dict[str, Any]
     """What adapter_config.json says; the same for all layers of a folder."""
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     rank: int | None = None
     alpha: float | None = None
     error: float = 0.0
@@ -138,46 +138,75 @@ def _refuse_what_is_lost(model: nn.Module, updates: Mapping[str, Update]) -> Non
 
 
 _LORA: dict[str, Any] = {"peft_type": "LORA", "init_lora_weights": True}
-_HADA = ("w1_a", "w1_b", "w2_a", "w2_b")
+
+
+def _lora(own: LoRAAdapter) -> _Form:
+    method, tensors = own.method, {"lora_A.weight": own.A, "lora_B.weight": own.B}
+    settings = _LORA | {"use_rslora": method.rslora}
+    return _Form(settings, tensors, method.rank, method.alpha or method.rank)
+
+
+def _dora(own: DoRAAdapter) -> _Form | None:
+    method, lengths = own.method, own.m.squeeze(-1)
+    if method.norm == "columns":
+        return None
+    tensors = {"lora_A.weight": own.A, "lora_B.weight": own.B, "lora_magnitude_vector": lengths}
+    return _Form(_LORA | {"use_dora": True}, tensors, method.rank, method.alpha or method.rank)
+
+
+def _adalora(own: AdaLoRAAdapter) -> _Form:
+    method = own.method
+    # PEFT refuses a config without a schedule, though none is followed after training.
+    settings = {"peft_type": "ADALORA", "init_r": method.rank, "target_r": method.rank}
+    settings |= {"lora_alpha": method.alpha or method.rank, "total_step": 1}
+    return _Form(settings, {"lora_A": own.A, "lora_B": own.B, "lora_E": own.E})
+
+
+def _loha(own: LoHaAdapter) -> _Form:
+    method = own.method
+    names = ("w1_a", "w1_b", "w2_a", "w2_b")
+    tensors = {f"hada_{name}": own.get_parameter(name) for name in names}
+    return _Form({"peft_type": "LOHA"}, tensors, method.rank, method.alpha or method.rank)
+
+
+def _vera(own: VeRAAdapter) -> _Form:
+    settings = {"peft_type": "VERA", "r": own.method.rank, "save_projection": True}
+    return _Form(settings, {"vera_lambda_b": own.b, "vera_lambda_d": own.v})
+
+
+def _miss(own: MiSSAdapter) -> _Form | None:
+    method = own.method
+    if (method.share, method.layout) != ("columns", "tiled"):
+        return None
+    settings = {"peft_type": "MISS", "r": method.rank, "init_weights": True}
+    if method.mini is not None:
+        settings |= {"init_weights": "mini", "mini_r": method.mini}
+    return _Form(settings, {"miss_block": own.D.mT})
+
+
+def _bat(own: OutputBatAdapter) -> _Form:
+    settings = {"peft_type": "MISS", "r": own.method.block_size, "init_weights": "bat"}
+    return _Form(settings, {"miss_block": own.D})
+
+
+_NATIVE: dict[type[Update], Callable[[Any], _Form | None]] = {
+    LoRAAdapter: _lora,
+    FrozenALoRAAdapter: _lora,
+    LoRAPlusAdapter: _lora,
+    DoRAAdapter: _dora,
+    AdaLoRAAdapter: _adalora,
+    LoHaAdapter: _loha,
+    VeRAAdapter: _vera,
+    MiSSAdapter: _miss,
+    OutputBatAdapter: _bat,
+}
+"""By the very class: a subclass may have a formula of its own. None: PEFT has no such variant."""
 
 
 def _native(update: Update) -> _Form | None:
     """The form that PEFT has for this very method; None without one."""
-    if not isinstance(update, Adapter):
-        return None
-    own: Any = update
-    method: Any = update.method
-    if isinstance(update, LoRAAdapter):
-        alpha = method.rank if method.alpha is None else method.alpha
-        settings = _LORA | {"use_rslora": method.rslora}
-        tensors = {"lora_A.weight": own.A, "lora_B.weight": own.B}
-        return _Form(settings, tensors, method.rank, alpha)
-    if isinstance(method, DoRA) and method.norm == "rows":
-        tensors = {"lora_A.weight": own.A, "lora_B.weight": own.B}
-        tensors["lora_magnitude_vector"] = own.m.squeeze(-1)
-        alpha = method.rank if method.alpha is None else method.alpha
-        return _Form(_LORA | {"use_dora": True}, tensors, method.rank, alpha)
-    if isinstance(method, AdaLoRA):
-        # PEFT refuses a config without a schedule, though none is followed after training.
-        settings = {"peft_type": "ADALORA", "init_r": method.rank, "target_r": method.rank}
-        settings |= {"lora_alpha": method.alpha or method.rank, "total_step": 1}
-        return _Form(settings, {"lora_A": own.A, "lora_B": own.B, "lora_E": own.E})
-    if isinstance(method, LoHa):
-        tensors = {f"hada_{name}": getattr(own, name) for name in _HADA}
-        alpha = method.rank if method.alpha is None else method.alpha
-        return _Form({"peft_type": "LOHA"}, tensors, method.rank, alpha)
-    if isinstance(method, VeRA):
-        settings = {"peft_type": "VERA", "r": method.rank, "save_projection": True}
-        return _Form(settings, {"vera_lambda_b": own.b, "vera_lambda_d": own.v})
-    if isinstance(method, MiSS) and (method.share, method.layout) == ("columns", "tiled"):
-        settings = {"peft_type": "MISS", "r": method.rank, "init_weights": True}
-        if method.mini is not None:
-            settings |= {"init_weights": "mini", "mini_r": method.mini}
-        return _Form(settings, {"miss_block": own.D.mT})
-    if isinstance(method, Bat) and (method.side, method.index) == ("right", "output"):
-        settings = {"peft_type": "MISS", "r": method.block_size, "init_weights": "bat"}
-        return _Form(settings, {"miss_block": own.D})
-    return None
+    form = _NATIVE.get(type(update))
+    return form and form(update)
 
 
 def _lora_form(update: Update, rank: int | None) -> _Form:

@@ -8,7 +8,7 @@ two cores allow.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class Part:
     def run(
         self,
         *,
-        seeds: int | None = None,
+        seeds: int | Iterable[int] | None = None,
         steps: int | None = None,
         device: str | None = None,
         cache: str | Path | None = None,

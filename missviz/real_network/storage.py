@@ -12,8 +12,10 @@ from missviz.adapters import validation
 from missviz.experiments.runs import Runs
 from missviz.files import write_whole
 from missviz.machine import conditions
+from missviz.provenance import code_behind
 
 FOLDER = Path(__file__).parent / "stored"
+PARTS_FILE = Path(__file__).with_name("parts.py")
 DIGITS = 6
 """Of stored figures."""
 
@@ -34,13 +36,14 @@ def stored(part: str) -> Runs:
 
 
 def made(runs: Runs, device: str) -> dict[str, Any]:
-    """Where and when `runs` were made, and the seconds that training took, by one core: those of
-    the figures, and those for choosing rates."""
+    """Where, when and by which code `runs` were made, and the seconds that training took, by one
+    core: those of the figures, and those for choosing rates."""
     seconds = runs.losses.drop_duplicates(["method", "seed"])[["init_seconds", "train_seconds"]]
     tuning = 0.0 if runs.tuning is None else float(runs.tuning["seconds"].sum())
     return {
         "seconds": round(float(seconds.to_numpy().sum())),
         "tuning_seconds": round(tuning),
+        "code": code_behind(PARTS_FILE),
         **conditions(device, ("transformers",)),
     }
 

@@ -12,6 +12,10 @@ D, K, N, R = 24, 36, 10, 4
 BYTES = 8
 
 
+class Own(mv.MiSS):
+    """A subclass, which may have a formula of its own, and a name that begins as MiSS's does."""
+
+
 def row(method: mv.Method, **settings: object):
     sizes = {"out_features": D, "in_features": K, "tokens": N, "dtype": torch.float64}
     return cost([method], **(sizes | settings)).set_index("method").loc[method.name]
@@ -34,6 +38,11 @@ def test_lora_keeps_its_input_and_miss_only_block_sums() -> None:
     assert row(mv.MiSS(R))["kept_bytes"] == N * R * BYTES
     assert row(mv.FullFineTuning())["kept_bytes"] == N * K * BYTES
     assert row(mv.LoRA(R, freeze_a=True))["kept_bytes"] == N * R * BYTES
+
+
+def test_what_is_computed_in_vain_is_not_kept() -> None:
+    """VeRA's d × r numbers twice, as b ∘ B and with v, and A x for each token."""
+    assert {row(mv.VeRA(R))["kept_bytes"] for _ in range(20)} == {(2 * D * R + N * R) * BYTES}
 
 
 def test_building_the_weight_keeps_it() -> None:
@@ -62,7 +71,7 @@ def test_against_the_paper() -> None:
     assert miss["published_parameters"] == miss["num_parameters"] == D * R
     assert miss["published_flops"] - miss["extra_forward_flops"] == 2 * N * K
     assert lora["published_flops"] == lora["extra_forward_flops"]
-    for method in (mv.MiSS(R, mini=2), mv.MiSS(R, share="rows"), mv.Bat(R), mv.PiSSA(R)):
+    for method in (mv.MiSS(R, mini=2), mv.MiSS(R, share="rows"), mv.Bat(R), mv.PiSSA(R), Own(R)):
         assert math.isnan(row(method).get("published_flops") or math.nan)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_methods import Halved
 from peft_folder.models import close, inputs, loaded, net
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -264,6 +265,7 @@ REFUSED = {
     "layers.0.q: DoRA columns r=3 has no PEFT form": lambda: (
         mv.attach(net(), mv.DoRA(3, norm="columns"), "q")
     ),
+    "layers.0.q: halved r=2 has no PEFT form": lambda: mv.attach(net(), Halved(2), "q"),  # no MiSS
 }  # fmt: skip
 
 
