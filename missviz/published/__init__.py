@@ -8,6 +8,13 @@
 | `peft_benchmark`    | PEFT's method comparison on MetaMathQA (Llama-3.2-3B, 5000 steps, one    |
 |                     | run each, NVIDIA L40S): accuracy on GSM8K's 1319 questions; forgetting,  |
 |                     | the rise of the loss on FineWiki text in nats; time, memory, file size   |
+| `peft_history`      | all published runs of that benchmark, June 2025 to August 2026 (one      |
+|                     | seed each); `family` is PEFT's folder. Bone is today's MiSS; forgetting  |
+|                     | was measured in another way before July 2026; the script changed in      |
+|                     | November 2025, and with it the times                                     |
+| `peft_image_gen`    | PEFT's second benchmark (FLUX.2-klein, 750 steps, one cat): similarity   |
+|                     | to the cat (DINO; higher is better), drift on other prompts (lower)      |
+| `miss_tables`       | MiSS v12 Tables 4-6: each cell, and each average as it is printed        |
 | `authors_script`    | what the script of MiSS's authors gives (the "no free lunch" figure), run |
 |                     | with SEED = `seed` on torch 2.13.0+cpu, under our methods' names: loss   |
 |                     | before the last of 100 steps on the training points ("final train" to   |

@@ -71,3 +71,30 @@ def test_reruns_are_of_configurations_in_the_benchmark() -> None:
     )
     miss = dated[dated["experiment"] == "miss-default"]["accuracy"]
     assert miss.round(4).tolist() == [0.5080, 0.5087, 0.4913, 0.5072]
+
+
+def test_history_holds_the_benchmark_and_the_earlier_runs() -> None:
+    history = published.table("peft_history")
+    assert len(history) == 184
+    named = history["experiment"].str.replace("bone-", "miss-")
+    assert set(published.table("peft_reruns")["experiment"]) <= set(named)
+    rights = history["accuracy"] * 1319
+    assert (rights - rights.round()).abs().max() < 1e-3
+    assert history["date"].between("2025-06-17", "2026-08-11").all()
+
+
+def test_families_are_in_both_benchmarks() -> None:
+    images = published.table("peft_image_gen")
+    assert len(images) == 31
+    assert images["similarity"].is_monotonic_decreasing
+    assert len(set(images["family"]) & set(published.table("peft_history")["family"])) == 27
+
+
+def test_tables_of_miss_have_one_average_per_row() -> None:
+    table = published.table("miss_tables").fillna({"group": ""})
+    rows = table.groupby(["source", "model", "method", "group"])["task"]
+    assert (rows.apply(lambda tasks: (tasks == "average").sum()) == 1).all()
+    assert rows.nunique().eq(rows.size()).all()
+    assert table["value"].between(0, 100).all()
+    one = table.query("model == 'Llama2-7B' and method == 'MiSS'").set_index("task")["value"]
+    assert one["GSM8K"] == 48.16
