@@ -6,7 +6,6 @@ differences, less what all have in common, are the noise here. Another seed, or 
 not in it.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -28,9 +27,14 @@ LORA, MISS, BAT = "lora-rank32", "miss-default", "miss-bat"
 LORA_FA = "lora-rank32-lorafa"
 LEAST = 0.3
 """Accuracy from which on a rerun counts for the noise: who answers nothing repeats that exactly."""
-PERIODS = {"mid-2025": "2025-06", "autumn 2025": "2025-10", "January 2026": "2026-01"}
-LATEST = "2026-07"
-"""The benchmark as it stands; some methods were added in August."""
+JANUARY, LATEST = "2026-01", "2026-07"
+"""Two months in which most were run. The later is the benchmark as it stands, with August."""
+SCRIPTS = {
+    ("2025-06", JANUARY): "changed",
+    ("2025-10", JANUARY): "changed",
+    (JANUARY, LATEST): "the same",
+}
+"""Of the benchmark between two months: peft#2894 took a `gc.collect()` out of every step."""
 
 
 # --- The benchmark's runs, and how they repeat ------------------------------------------------
@@ -65,7 +69,7 @@ def noise(column: str, *, share: bool) -> Float[np.ndarray, " pair"]:
     Left out are those that learnt too little to be noisy, and LoRA-FA's memory, which rose by a
     tenth for a reason (`lora-fa-memory`).
     """
-    found = changes(column, PERIODS["January 2026"], LATEST, share=share)
+    found = changes(column, JANUARY, LATEST, share=share)
     learnt = runs().groupby("experiment")["accuracy"].min() > LEAST
     found = found[learnt[found.index]].drop(LORA_FA if column == "memory_bytes" else [])
     values = found.to_numpy()
@@ -241,14 +245,14 @@ def forgets_more(seeds: Sequence[int], device: str) -> dict[str, Evidence]:
     The measure was changed between January and July 2026. By the older one MiSS and Bat were run
     twice, as Bone too: what such pairs differ by is all that is known of its noise.
     """
-    table = runs().dropna(subset="forgetting").query("month in ('2026-01', @LATEST)")
+    table = runs().dropna(subset="forgetting").query("month in (@JANUARY, @LATEST)")
     logs = np.log(table["forgetting"].where(table["forgetting"] > 0))
     groups = logs.groupby([table["month"], table["experiment"]])
     twice = groups.agg(["var", "size"])[groups.size() == 2]
     deviation, freedom = math.sqrt(float(twice["var"].mean())), len(twice)
     means, sizes = groups.mean(), groups.size()
     found = {}
-    for name, month in (("published, January 2026", "2026-01"), ("published, July 2026", LATEST)):
+    for name, month in (("published, January 2026", JANUARY), ("published, July 2026", LATEST)):
         effect = means[month, MISS] - means[month, LORA]
         half = (
             student(freedom)
@@ -266,16 +270,14 @@ def benchmark_got_faster(seeds: Sequence[int], device: str) -> Evidence:
     """Only where the script stayed the same does a ratio of times say something of the software."""
     seen = {}
     software = runs().groupby("month")["torch"].first().str.split("+").str[0]
-    for before, after in itertools.pairwise([*PERIODS.values(), LATEST]):
-        # None of those that ran in autumn ran in mid-2025.
-        after = after if before != PERIODS["mid-2025"] else PERIODS["January 2026"]
+    for (before, after), script in SCRIPTS.items():
         ratios = np.exp(changes("train_seconds", before, after, share=True))
         seen[f"{before} to {after}, torch {software[before]} to {software[after]}"] = {
             "median ratio of times": round(float(np.median(ratios)), 3),
             "n": len(ratios),
-            "script": "changed" if after == PERIODS["January 2026"] else "the same",
+            "script": script,
         }
-    same_script = changes("train_seconds", PERIODS["January 2026"], LATEST, share=True)
+    same_script = changes("train_seconds", JANUARY, LATEST, share=True)
     return Evidence.of(1 - np.exp(same_script), **seen)
 
 

@@ -8,6 +8,7 @@ sharing the share is exact; for the others it is what a search finds, so it may 
 import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,21 @@ MERGED = 2**30
 """Bytes of merged weights beyond which merging is not run."""
 
 
-def on_minilm() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Place:
+    """Where tenants are served."""
+
+    model: Callable[[Method], nn.Module]
+    """The frozen base for a method."""
+    targets: str | Sequence[str]
+    run: Callable[[nn.Module, slice], Tensor]
+    """A model on these rows of a batch; row n is tenant n's."""
+    tokens: int
+    """In a row."""
+    methods: Mapping[str, Method]
+
+
+def on_minilm() -> Place:
     """Query and value of all layers; LoRA's rank and MiSS's as in P12's table of such a network."""
     network = minilm()
     words = torch.randint(1000, 20000, (max(TENANTS), 32), generator=generator_for("words"))
@@ -158,12 +173,12 @@ def on_minilm() -> dict[str, Any]:
         y: Tensor = model(ids, torch.ones_like(ids))
         return y
 
-    return {
-        "model": lambda method: network,
-        "targets": ["query", "value"],
-        "run": run,
-        "tokens": words.shape[1],
-        "methods": {
+    return Place(
+        model=lambda method: network,
+        targets=["query", "value"],
+        run=run,
+        tokens=words.shape[1],
+        methods={
             "LoRA": LoRA(8),
             "MiSS": MiSS(16),
             "VeRA": VeRA(256),
@@ -171,10 +186,10 @@ def on_minilm() -> dict[str, Any]:
             "MoS, a quarter": MoS(8, 2, shards_per_vector=2, private=1),
             "MoS, an eighth": MoS(8, 1, shards_per_vector=2),
         },
-    }
+    )
 
 
-def on_a_7b_layer() -> dict[str, Any]:
+def on_a_7b_layer() -> Place:
     """One decoding step: a token per tenant."""
     x = normal((max(TENANTS), 1, SIZE), 1.0, generator_for("claims", "tokens")).float()
     many, single = FirstOf(SHARING, SIZE), FirstOf(1, SIZE)
@@ -183,34 +198,34 @@ def on_a_7b_layer() -> dict[str, Any]:
         y: Tensor = model(x[rows])
         return y
 
-    return {
-        "model": lambda method: many if isinstance(method, MoS) else single,
-        "targets": "*",
-        "run": run,
-        "tokens": 1,
-        "methods": {
+    return Place(
+        model=lambda method: many if isinstance(method, MoS) else single,
+        targets="*",
+        run=run,
+        tokens=1,
+        methods={
             "LoRA": LoRA(64),
             "MiSS": MiSS(64),
             "VeRA": VeRA(256),
             "MoS, a quarter": MoS(64, 16, shards_per_vector=4, private=1),
             "MoS, an eighth": MoS(64, 8, shards_per_vector=4, private=1),
         },
-    }
+    )
 
 
-PLACES: dict[str, Callable[[], dict[str, Any]]] = {
+PLACES: dict[str, Callable[[], Place]] = {
     "MiniLM": on_minilm,
     "a layer of a 7B model": on_a_7b_layer,
 }
 
 
-def tenants_of(place: Mapping[str, Any], method: Method, count: int) -> list[nn.Module]:
+def tenants_of(place: Place, method: Method, count: int) -> list[nn.Module]:
     """So many customised models on one base, with numbers of their own."""
     models = []
     for tenant in range(count):
         # VeRA's frozen A and B are the same for all.
         seed = 0 if isinstance(method, VeRA) else tenant
-        model = attach(place["model"](method), method, place["targets"], seed=seed)
+        model = attach(place.model(method), method, place.targets, seed=seed)
         generator = generator_for("tenant", tenant)
         with torch.no_grad():
             for part in model.parameters():
@@ -236,7 +251,7 @@ def own_bytes(model: nn.Module) -> float:
 @one_thread()
 @torch.no_grad()
 def serve(
-    place: Mapping[str, Any],
+    place: Place,
     count: int,
     rounds: int,
     methods: Mapping[str, Method],
@@ -246,7 +261,7 @@ def serve(
     """(seconds by side, bytes by side) of one batch with a tenant per row, stacked, in turns;
     `beside` it the base alone, and LoRA's tenants merged, or one after the other."""
     _, clock = one_core_clock()
-    run, rows = place["run"], [slice(n, n + 1) for n in range(count)]
+    run, rows = place.run, [slice(n, n + 1) for n in range(count)]
     every = slice(0, count)
     sides: dict[str, Callable[[], object]] = {}
     held: dict[str, float] = {}
@@ -259,7 +274,7 @@ def serve(
         held[name] = count * own_bytes(models[0])
         sides[name] = functools.partial(run, stack(models), every)
         if beside and name == "LoRA":
-            sides["base alone"] = functools.partial(run, place["model"](method), every)
+            sides["base alone"] = functools.partial(run, place.model(method), every)
             sides["LoRA, in a loop"] = one_by_one(models)
             adapted = [part for part in models[0].modules() if isinstance(part, Adapter)]
             held["merged"] = count * sum(float(part.base.weight.nbytes) for part in adapted)
@@ -276,9 +291,9 @@ def many_tenants(seeds: Sequence[int], device: str) -> dict[str, Evidence]:
         place = made()
         seen: dict[str, Any] = {}
         for count in TENANTS:
-            times, held = serve(place, count, len(seeds), place["methods"], beside=True)
+            times, held = serve(place, count, len(seeds), place.methods, beside=True)
             seen[f"{count} tenants"] = {
-                side: _row(times.get(side), held.get(side), count * place["tokens"])
+                side: _row(times.get(side), held.get(side), count * place.tokens)
                 for side in sorted({*times, *held})
             }
         found[f"bytes, {name}"] = Evidence.exact(held["LoRA"] / held["MoS, an eighth"], 1)
@@ -316,7 +331,7 @@ def routing_overhead(seeds: Sequence[int], device: str) -> dict[str, Evidence]:
     }
     for name, made in PLACES.items():
         place = made()
-        pair = {side: place["methods"][side] for side in ("LoRA", "MoS, an eighth")}
+        pair = {side: place.methods[side] for side in ("LoRA", "MoS, an eighth")}
         seconds, _ = serve(place, max(TENANTS), len(seeds), pair)
         stacked = stack(tenants_of(place, pair["MoS, an eighth"], max(TENANTS)))
         taken = {side: np.array(each) for side, each in seconds.items()}
@@ -392,6 +407,7 @@ CLAIMS = (
         because="a point of the share",
         seconds=10,
         measure=which_differentiation,
+        seeds=60,
     ),
     Claim(
         id="many-tenants",

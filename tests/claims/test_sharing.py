@@ -1,6 +1,7 @@
 """Layers that share: that verdicts turn where sharing did something else."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,21 +36,21 @@ def as_it_is(patch: Patch) -> None:
     pass
 
 
-def a_small_place() -> dict[str, Any]:
+def a_small_place() -> sharing.Place:
     """Sixteen layers of 64 × 64, with the methods' sizes to match."""
     x = torch.randn(50, 2, 64, generator=torch.Generator().manual_seed(0))
     many = sharing.FirstOf(16, 64)
-    return {
-        "model": lambda method: many,
-        "targets": "*",
-        "run": lambda model, rows: model(x[rows]),
-        "tokens": 2,
-        "methods": {
+    return sharing.Place(
+        model=lambda method: many,
+        targets="*",
+        run=lambda model, rows: model(x[rows]),
+        tokens=2,
+        methods={
             "LoRA": LoRA(8),
             "VeRA": VeRA(16),
             "MoS, an eighth": MoS(8, 1, shards_per_vector=2),
         },
-    }
+    )
 
 
 def planted(seconds: Mapping[str, float], methods: Mapping[str, Any] | None = None) -> Mutant:
@@ -57,7 +58,7 @@ def planted(seconds: Mapping[str, float], methods: Mapping[str, Any] | None = No
 
     def mutant(patch: Patch) -> None:
         place = a_small_place()
-        place["methods"] |= methods or {}
+        place = replace(place, methods={**place.methods, **(methods or {})})
         patch.setattr(sharing, "PLACES", {"a small place": lambda: place})
         patch.setattr(sharing, "TENANTS", (1, 3))
         patch.setattr(cost, "SIZES", {"cpu": (128, 16, torch.float32)})
@@ -145,16 +146,16 @@ def test_what_is_compared_trains_as_many_numbers() -> None:
     assert len({method.num_parameters(24, 24) for method in methods}) == 1
 
 
-@pytest.mark.parametrize("method", list(a_small_place()["methods"].values()), ids=str)
+@pytest.mark.parametrize("method", list(a_small_place().methods.values()), ids=str)
 def test_a_batch_of_tenants_gets_what_each_gets_alone(method: Any) -> None:
     place = a_small_place()
     models = sharing.tenants_of(place, method, 4)
-    together = place["run"](sharing.stack(models), slice(0, 4))
+    together = place.run(sharing.stack(models), slice(0, 4))
     for n, model in enumerate(models):
-        alone = place["run"](model, slice(n, n + 1))
+        alone = place.run(model, slice(n, n + 1))
         torch.testing.assert_close(together[n : n + 1], alone)
         if n:
-            assert not torch.allclose(alone, place["run"](models[0], slice(n, n + 1)))
+            assert not torch.allclose(alone, place.run(models[0], slice(n, n + 1)))
 
 
 def test_bytes_of_a_tenant() -> None:
@@ -162,7 +163,7 @@ def test_bytes_of_a_tenant() -> None:
     place = a_small_place()
     lora, vera, mos = (
         sharing.own_bytes(sharing.tenants_of(place, method, 1)[0])
-        for method in place["methods"].values()
+        for method in place.methods.values()
     )
     assert lora == 4 * 8 * 128
     assert vera == 4 * (64 + 16)
