@@ -162,9 +162,11 @@ for column in ("memory_bytes", "train_seconds"):
 # between two methods.
 #
 # **Costs are taken as exact.** Memory repeats to a tenth of a percent in the median; one
-# configuration, LoRA-FA, moved by 10 %. Time does not repeat: newer software took 0.6 of it, and not
-# alike for all. The time fronts are as sure as the picture says only if times repeat: rsLoRA r=64 is
-# more accurate than MiSS r=64, and took but 8 % longer.
+# configuration, LoRA-FA, moved by 10 % (below). Times fell once, by much, when the benchmark's script
+# stopped collecting garbage after each step (PEFT #2894); since then, with newer software too, they
+# repeat to a few percent (the ledger's `benchmark-got-faster`). The time fronts are as sure as the
+# picture says only if times repeat: rsLoRA r=64 is more accurate than MiSS r=64, and took but 8 %
+# longer.
 # How much *forgetting* varies between runs is **not known**: its definition was mended in July 2026
 # (PEFT #2925, #3419), and we know of no run repeated since. Its fronts are as sure as the picture says
 # only if it does not vary.
@@ -251,7 +253,9 @@ print(
 #   many, each bears a quarter.
 # * **LoRA-FA** has LoRA's forward count, as in the table. It saves in the backward pass, and above all
 #   in what is kept. (In the published table of 2026 it needs as much memory as LoRA; in that of 2025 it
-#   needed 2 GB less. We do not know why.)
+#   needed 2 GB less. Between the two the benchmark began to leave the adapter once while it trains,
+#   PEFT #3419, and PEFT then takes the frozen A for trained: the ledger's `lora-fa-memory` shows it on
+#   a small model. That this explains the published figure is an inference.)
 # * **MiSS** has $dr$, the table $k + dr$: the counter sees products alone, and $k$ are the additions of
 #   the block sums (Eq. 7). Table 3's $BL(k + rd)$ (batch times length) against LoRA's $BL(kr + rd)$ is
 #   thus right as a count.
@@ -428,9 +432,21 @@ check.crossover(crossover)
 # %% [markdown]
 # ## What holds
 #
-# * A front is relative to one cost. MiSS r=64 is on the memory front of this benchmark as surely as 63
-#   single runs can say, on the time front if times repeat, and off two others.
-# * Where many are close, membership is a probability. A table of single runs gives it as 0 or 1.
-# * Being on a front says that nobody as cheap did better. It does not say: good.
+# What this lesson touched, from missviz's ledger (`mv.claims.table()` has all of it):
+
+# %%
+mv.claims.verdicts(
+    "on-the-front",
+    "more-accurate-than-lora",
+    "carries-over",
+    "cheaper-than-lora",
+    "lora-fa-memory",
+    "benchmark-got-faster",
+)
+
+# %% [markdown]
+# * A front is relative to one cost. Where many are close, membership is a probability; a table of
+#   single runs gives it as 0 or 1. Being on a front says that nobody as cheap did better. It does not
+#   say: good.
 # * Numbers, multiply-adds, bytes and seconds are four costs. None stands in for another.
 # * One model, one task, one run each, at the learning rate that each configuration came with.
