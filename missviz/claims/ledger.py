@@ -29,7 +29,7 @@ from missviz.files import write_whole
 from missviz.machine import conditions
 
 KEPT = Path(__file__).with_name("evidence.json")
-THEMES = ("algebra", "bat")
+THEMES = ("algebra", "bat", "gradients", "training")
 """The files beside this one that have claims."""
 COMMAND = "missviz claims run"
 
