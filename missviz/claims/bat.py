@@ -175,9 +175,9 @@ CLAIMS = (
         unit="share of ‖M‖², or of the unadapted loss, that the control learns more",
         rule=Larger(INTERESTING),
         because=BECAUSE,
-        seconds=8,
+        seconds=20,
         measure=colinear_limits,
-        seeds=60,
+        seeds=100,
     ),
     Claim(
         id="bat-full-rank-rich",
@@ -199,8 +199,8 @@ CLAIMS = (
         unit="share of the unadapted loss that Bat leaves less",
         rule=Larger(INTERESTING),
         because=BECAUSE,
-        seconds=20,
+        seconds=60,
         measure=bat_beats_miss,
-        seeds=20,
+        seeds=60,
     ),
 )

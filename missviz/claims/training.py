@@ -254,6 +254,7 @@ CLAIMS = (
         because=BECAUSE,
         seconds=6,
         measure=figure_2_train,
+        seeds=20,
     ),
     Claim(
         id="figure-2-adapts",
@@ -266,6 +267,7 @@ CLAIMS = (
         because=BECAUSE,
         seconds=6,
         measure=figure_2_adapts,
+        seeds=20,
     ),
     Claim(
         id="head-start",
@@ -278,6 +280,7 @@ CLAIMS = (
         because=BECAUSE,
         seconds=6,
         measure=head_start,
+        seeds=20,
     ),
     Claim(
         id="no-free-lunch",
