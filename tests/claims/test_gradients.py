@@ -10,9 +10,11 @@ from torch.nn.functional import mse_loss
 
 from missviz import networks
 from missviz.adapters.fixed_factor import FixedFactor
+from missviz.adapters.full import FrozenFineTuning, FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
+from missviz.adapters.vera import VeRA
 from missviz.claims import gradients, judge
 from missviz.claims.claim import FAILS
 from missviz.experiments import gain_and_rate
@@ -116,15 +118,42 @@ def test_less_variance_in_misss_gradients_would_be_seen(monkeypatch, small) -> N
 
 
 @pytest.mark.slow
-def test_a_curvature_turned_upside_down_explains_no_rate(monkeypatch) -> None:
-    some = (LoRA(2), PiSSA(2), MiSS(4), FixedFactor(4, "orthogonal"))
+def test_curvature_explains_rates_that_go_along_with_it_and_no_others(monkeypatch) -> None:
+    some = (FullFineTuning(bias=True), LoRA(2), PiSSA(2), MiSS(4))
     monkeypatch.setattr(gradients, "default_methods", lambda protocol: some)
+    upside_down = False
+
+    def best_rates(starts, rates, run) -> list[float]:
+        bends = [
+            gradients.curvature(model, lambda m, points=points: gradients.mse_on(m, points))
+            for model, points in starts
+        ]
+        return [bend if upside_down else 1 / bend for bend in bends]
+
+    monkeypatch.setattr(gradients, "best_rates", best_rates)
+    judged = judge(CLAIMS["curvature-sets-rate"], FEW, "cpu")
+    assert judged.verdict == "holds here"
+    assert all(part.effect == pytest.approx(1) for part in judged.parts.values())
+    upside_down = True
+    assert judge(CLAIMS["curvature-sets-rate"], FEW, "cpu").verdict == FAILS
+
+
+@pytest.mark.parametrize("run", [gradients.descend, gradients.with_adam])
+def test_best_rates_are_those_that_end_lowest(run) -> None:
+    """On a loss that bends alike everywhere, rate 1/λ arrives in one step, 4 · 2/λ diverges."""
+    layer = nn.Linear(8, 8, bias=False, dtype=torch.float64)
+    start = FrozenFineTuning().on(layer), (torch.eye(8).double(), torch.ones(8, 8).double())
+    scale = 2 / gradients.curvature(start[0], lambda m: gradients.mse_on(m, start[1]))
+    rates = [scale / 512, scale / 2, 4 * scale] if run is gradients.descend else [1e-5, 0.03, 1e3]
+    assert gradients.best_rates([start, start], [rates, rates], run) == [rates[1]] * 2
+
+
+@pytest.mark.slow
+def test_rates_of_two_methods_are_found_by_training(monkeypatch) -> None:
+    monkeypatch.setattr(gradients, "default_methods", lambda protocol: (LoRA(2), VeRA(64)))
     judged = judge(CLAIMS["curvature-sets-rate"], (43, 44), "cpu")
-    assert "gradient descent" in judged.verdict or judged.verdict == "holds here"
-    assert finite(judged)
-    true = gradients.curvature
-    monkeypatch.setattr(gradients, "curvature", lambda model, loss: 0.01 / true(model, loss))
-    assert judge(CLAIMS["curvature-sets-rate"], (43, 44), "cpu").verdict == FAILS
+    assert judged.parts["gradient descent"].effect == pytest.approx(1)
+    assert judged.parts["gradient descent"].seen["on_edge_of_grid"] == 0
 
 
 @pytest.mark.slow
