@@ -27,7 +27,17 @@ from missviz.files import write_whole
 from missviz.machine import conditions
 
 KEPT = Path(__file__).with_name("evidence.json")
-THEMES = ("algebra", "cost", "forgetting", "published_figures", "real", "sharing")
+THEMES = (
+    "algebra",
+    "bat",
+    "gradients",
+    "training",
+    "forgetting",
+    "real",
+    "sharing",
+    "cost",
+    "published_figures",
+)
 """The files beside this one that have claims."""
 COMMAND = "missviz claims run"
 HOURS = 1800.0
