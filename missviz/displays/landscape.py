@@ -1,5 +1,6 @@
 """The loss of one weight, over LoRA's two numbers."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,29 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from missviz.adapters import validation
+from missviz.analysis.one_weight import RATE, TRAININGS, descent, gradient, loss
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells
 from missviz.style import FAINT, RED, ink, row_of_axes
 
-TRAININGS = ("both trained", "a frozen")
 EDGE = 2.5
 """The picture shows b and a from −2.5 to 2.5."""
 MOST_LOSS = 2.0
 DARK_BELOW = 1.0
 """Colours of lower losses are dark."""
-RATE = 0.2
 
 
-def loss(b: Any, a: Any) -> Any:
-    """L = ½ (1 − b a)²: one weight w = w₀ + b a, which should be w₀ + 1."""
-    return (1 - b * a) ** 2 / 2
-
-
-def gradient(b: Any, a: Any) -> tuple[Any, Any]:
-    """(∂L/∂b, ∂L/∂a) = −(1 − b a) (a, b)."""
-    return -(1 - b * a) * a, -(1 - b * a) * b
-
-
+@dataclass(eq=False, repr=False, kw_only=True)
 class LandscapeDisplay(Display):
     """Left: loss over (b, a), with the descent from b = 0. Right: the same steps, loss against b.
 
@@ -46,9 +37,12 @@ class LandscapeDisplay(Display):
     After `plot`: `path_`, `dots_`, `slice_`, `arrows_`, `axes_`, `figure_`.
     """
 
-    def __init__(self, *, path: Float[np.ndarray, "steps1 2"], training: str) -> None:
-        self.training = validation.one_of("training", training, TRAININGS)
-        self.path = np.asarray(path, dtype=float)
+    path: Float[np.ndarray, "steps1 2"]
+    training: str
+
+    def __post_init__(self) -> None:
+        validation.one_of("training", self.training, TRAININGS)
+        self.path = np.asarray(self.path, dtype=float)
         if self.path.ndim != 2 or self.path.shape[1] != 2 or len(self.path) == 0:
             raise ValueError(f"path of shape {self.path.shape}; give (steps + 1, 2)")
         if not np.isfinite(self.path).all():
@@ -62,16 +56,7 @@ class LandscapeDisplay(Display):
 
         Raises TypeError or ValueError, naming the argument.
         """
-        validation.one_of("training", training, TRAININGS)
-        rate = validation.positive_float("rate", rate)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"steps={steps!r} is not a whole number from 0 on")
-        path = [(0.0, float(start))]
-        for _ in range(steps):
-            b, a = path[-1]
-            along_b, along_a = gradient(b, a)
-            path.append((b - rate * along_b, a - rate * along_a * (training != "a frozen")))
-        return cls(path=np.array(path), training=training)
+        return cls(path=descent(start, training, steps, rate), training=training)
 
     @property
     def losses(self) -> Float[np.ndarray, " steps1"]:
@@ -155,6 +140,9 @@ class LandscapeDisplay(Display):
         (self.dots_,) = ax.plot([], [], ".-", color=RED, lw=1, ms=9)
         (self.end_,) = ax.plot([], [], "o", color=RED, ms=10)
 
+    def _fixed(self) -> Any:
+        return ()
+
     def _fill(self) -> None:
         b, a = self._grid
         along_b, along_a = gradient(b, a)
@@ -169,11 +157,6 @@ class LandscapeDisplay(Display):
         self.slice_.set_data(side, loss(side, self.path[0, 1]))
         self.dots_.set_data(self.path[:, 0], self.losses)
         self.end_.set_data(self.path[-1:, 0], self.losses[-1:])
-
-    def update(self, other: "LandscapeDisplay") -> None:
-        """Show another descent with the same artists."""
-        self.path, self.training = other.path, other.training
-        self._fill()
 
     def ghost(self, pinned: "LandscapeDisplay") -> list[Artist]:
         """The pinned descent in grey, on both axes."""

@@ -1,7 +1,8 @@
 """Figure 2 of the MiSS paper: curves, losses, and time, with a row for each method."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,8 @@ from missviz.displays.base import Display
 from missviz.displays.curves import LED, Curves, broken, lead
 from missviz.displays.labels import lying_on_one_another
 from missviz.displays.race import CONSTANT, RaceDisplay, choose_target
+from missviz.experiments.runs import Runs
 from missviz.style import FAINT, MethodStyle, ink, method_styles, paper, row_of_axes, text_scale
-
-if TYPE_CHECKING:
-    from missviz.experiments.runs import Runs
 
 BASELINES = ("constant", "unadapted")
 METRICS = {
@@ -33,6 +32,7 @@ WIDTHS = {"curves": 2.0, "differences": 1.05, "times": 1.4}
 """Of the parts, relative to each other."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LunchDisplay(Display):
     """Training curves that end at the methods' names; in the same rows each method's last training
     loss and its loss on held-out points, as paired differences to one method, with 95 % intervals;
@@ -49,14 +49,13 @@ class LunchDisplay(Display):
     `points_` by (method, metric), `times_` by (method, "train" or "init"), `figure_`.
     """
 
-    def __init__(
-        self, *, race: RaceDisplay, losses: pd.DataFrame, timings: pd.DataFrame | None
-    ) -> None:
-        self.race, self.losses, self.timings = race, losses, timings
+    race: RaceDisplay
+    losses: pd.DataFrame
+    timings: pd.DataFrame | None
 
     @classmethod
     def from_runs(
-        cls, runs: "Runs", *, target: str | None = None, reference: str | None = None
+        cls, runs: Runs, *, target: str | None = None, reference: str | None = None
     ) -> "LunchDisplay":
         """One target (default: the first), each method's first rate, and the reference as in
         `Runs.summary`: LoRA or the first method."""

@@ -1,5 +1,6 @@
 """A small D copied until it has W's shape, and two ways to y: D S and ΔW x."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.shards import shard_sums
-from missviz.displays.base import Display
+from missviz.analysis.shards import column_directions
+from missviz.displays.base import FROM_DATA, Display
 from missviz.displays.digits import Digits
 from missviz.style import (
     BLUE,
@@ -40,8 +42,6 @@ NOBODYS = -1
 """Instead of a hue: cells that are the copy of no single column (or row) of D."""
 NOTHING = -2
 """Traced where a column is the copy of none."""
-PARALLEL = 1e-9
-"""Columns whose cosine is that near to 1 or −1 are multiples of each other."""
 COLORS = ("entry", "value")
 TRACED, OTHER = 0.8, 0.3
 """How much hue a cell has, the rest being white: digits on it are black. Bars have more."""
@@ -60,6 +60,7 @@ LONGEST = 0.45 * BARS
 """Of a bar, in cells, from the zero line."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ShardDisplay(Display):
     """ΔW = expand(D), each cell coloured by the column (or row) of D that it is in, and y twice.
 
@@ -93,46 +94,44 @@ class ShardDisplay(Display):
     `pointer_`, `axes_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        D: Float[np.ndarray, "rows columns"],
-        delta: Float[np.ndarray, "out in_"],
-        x: Float[np.ndarray, " in_"],
-        sums: Float[np.ndarray, " columns"],
-        owner: Int[np.ndarray, " places"],
-        share: str,
-        name: str,
-        trace: int = 0,
-        limits: tuple[float, float] | None = None,
-        color: str = "entry",
-        largest: float | None = None,
-        gains: Float[np.ndarray, " in_"] | None = None,
-        notice: str = "",
-    ) -> None:
-        validation.one_of("share", share, ("columns", "rows"))
-        validation.one_of("color", color, COLORS)
-        out_features, in_features = delta.shape
-        by_columns = share == "columns"
-        rank = D.shape[1] if by_columns else D.shape[0]
+    D: Float[np.ndarray, "rows columns"]
+    delta: Float[np.ndarray, "out in_"]
+    x: Float[np.ndarray, " in_"]
+    sums: Float[np.ndarray, " columns"]
+    owner: Int[np.ndarray, " places"]
+    share: str
+    name: str
+    trace: int = 0
+    limits: tuple[float, float] = FROM_DATA
+    color: str = "entry"
+    largest: float = FROM_DATA
+    gains: Float[np.ndarray, " in_"] = FROM_DATA
+    notice: str = ""
+    products: Float[np.ndarray, " rows"] = field(init=False)
+    y: Float[np.ndarray, " out"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        validation.one_of("share", self.share, ("columns", "rows"))
+        validation.one_of("color", self.color, COLORS)
+        out_features, in_features = self.delta.shape
+        by_columns = self.share == "columns"
+        rank = self.D.shape[1] if by_columns else self.D.shape[0]
         wanted = (out_features, rank) if by_columns else (rank, in_features)
         places = in_features if by_columns else out_features
-        found = D.shape, x.shape, sums.shape, owner.shape
+        found = self.D.shape, self.x.shape, self.sums.shape, self.owner.shape
         if found != (wanted, (in_features,), wanted[1:], (places,)):
             raise ValueError(
-                f"D {D.shape}, x {x.shape}, sums {sums.shape} and owner {owner.shape} do not fit "
-                f"ΔW {delta.shape} where {share} are shared"
+                f"D {self.D.shape}, x {self.x.shape}, sums {self.sums.shape} and owner "
+                f"{self.owner.shape} do not fit ΔW {self.delta.shape} where {self.share} are shared"
             )
         validation.at_most("rank", rank, "the number of hues", len(HUES))
-        if isinstance(trace, bool) or trace not in range(places):
-            raise ValueError(f"trace={trace!r}: ΔW has {share} 0 to {places - 1}")
-        self.D, self.delta, self.x, self.sums, self.owner = D, delta, x, sums, owner
-        self.share, self.name, self.trace = share, name, trace
-        self.gains, self.notice = np.ones(in_features) if gains is None else gains, notice
-        self.products, self.y = D @ sums, delta @ x
-        longest = max(_largest(x), _largest(sums)), _largest(self.y)
-        self.limits = limits or (longest[0] or 1.0, longest[1] or 1.0)
-        self.largest = (largest or _largest(delta) or 1.0) if color == "value" else None
+        if isinstance(self.trace, bool) or self.trace not in range(places):
+            raise ValueError(f"trace={self.trace!r}: ΔW has {self.share} 0 to {places - 1}")
+        self.gains = np.ones(in_features) if self.gains is None else self.gains
+        self.products, self.y = self.D @ self.sums, self.delta @ self.x
+        longest = max(_largest(self.x), _largest(self.sums)), _largest(self.y)
+        self.limits = self.limits or (longest[0] or 1.0, longest[1] or 1.0)
+        self.largest = self.largest or _largest(self.delta) or 1.0
 
     @classmethod
     def from_adapter(
@@ -141,9 +140,9 @@ class ShardDisplay(Display):
         x: Float[Tensor, " in_"],
         *,
         trace: int = 0,
-        limits: tuple[float, float] | None = None,
+        limits: tuple[float, float] = FROM_DATA,
         color: str = "entry",
-        largest: float | None = None,
+        largest: float = FROM_DATA,
         notice: str = "",
     ) -> "ShardDisplay":
         """What a method does to one input now, in float64.
@@ -186,7 +185,15 @@ class ShardDisplay(Display):
         thin: tuple[Tensor, Tensor] | None,
         x: Float[Tensor, " in_"],
     ) -> dict[str, Any]:
-        D, F = _directions(name, delta) if thin is None else map(_exact, thin)
+        if thin is not None:
+            D, F = map(_exact, thin)
+        elif (found := column_directions(delta, len(HUES))) is not None:
+            D, F = found
+        else:
+            raise ValueError(
+                f"{name} has no factors(), and ΔW more than {len(HUES)} columns that are no "
+                "multiples of each other: there is nothing copied to follow"
+            )
         if D.shape[1] > len(HUES):
             raise ValueError(
                 f"{name} has a left factor of {D.shape[1]} columns; this display follows at most "
@@ -201,6 +208,10 @@ class ShardDisplay(Display):
             "share": "columns",
             "gains": F.sum(0).numpy(),
         }
+
+    @property
+    def _largest_color(self) -> float | None:
+        return self.largest if self.color == "value" else None
 
     @property
     def copies(self) -> list[int]:
@@ -249,7 +260,7 @@ class ShardDisplay(Display):
         )
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self.short_, self.long_ = (
-            _Way(ax, self.delta.shape, self.limits, self.largest) for ax in self.axes_
+            _Way(ax, self.delta.shape, self.limits, self._largest_color) for ax in self.axes_
         )
         self.axes_[0].set_xlabel("columns of D")
         self._draw_void()
@@ -283,12 +294,8 @@ class ShardDisplay(Display):
         """Grey lines where the bars of y = ΔW x ended: y alone means the same in every layout."""
         return [self.long_.product.mark_ends(pinned.y)]
 
-    def update(self, other: "ShardDisplay") -> None:
-        """Show another display, of a ΔW of the same shape, with the same artists and limits."""
-        for given in ("D", "delta", "x", "sums", "owner", "share", "name", "trace", "gains"):
-            setattr(self, given, getattr(other, given))
-        self.products, self.y = other.products, other.y
-        self._fill()
+    def _fixed(self) -> Any:
+        return self.delta.shape, self.limits, self._largest_color, self.notice
 
     def _fill(self) -> None:
         by_columns = self.share == "columns"
@@ -322,33 +329,6 @@ class ShardDisplay(Display):
 
 def _exact(part: Tensor) -> Tensor:
     return part.detach().cpu().double()
-
-
-def _directions(
-    name: str, delta: Float[Tensor, "out in_"]
-) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
-    """(D, F) with ΔW = D F, each column of ΔW a multiple of a single column of D."""
-    found: list[int] = []
-    F = torch.zeros(delta.shape[1], delta.shape[1], dtype=delta.dtype)
-    for place, column in enumerate(delta.mT):
-        if not column.any():
-            continue  # no times any column
-        for row, first in enumerate(found):
-            known = delta[:, first]
-            gain = float(known @ column / (known @ known))
-            if torch.linalg.norm(column - gain * known) <= PARALLEL * torch.linalg.norm(column):
-                F[row, place] = gain
-                break
-        else:
-            F[len(found), place] = 1.0
-            found.append(place)
-        if len(found) > len(HUES):
-            raise ValueError(
-                f"{name} has no factors(), and ΔW more than {len(HUES)} columns that are no "
-                "multiples of each other: there is nothing copied to follow"
-            )
-    found = found or [0]  # no update yet
-    return delta[:, found], F[: len(found)]
 
 
 class _Way:

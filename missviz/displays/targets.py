@@ -1,6 +1,7 @@
 """Who wins where: methods × target families."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,8 @@ from matplotlib.path import Path
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells
 from missviz.displays.lunch import BASELINES
+from missviz.experiments.runs import Runs
 from missviz.style import FAINT, RED, row_of_axes
-
-if TYPE_CHECKING:
-    from missviz.experiments.runs import Runs
 
 LEAST_SHOWN = 1e-4
 """Shares below it are all "solved": what is left is rounding."""
@@ -24,6 +23,7 @@ WHITE_BELOW = 0.03
 """Cells are dark there."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TargetsDisplay(Display):
     """Test loss of each method on each target, as a share of the unadapted network's loss.
 
@@ -39,18 +39,13 @@ class TargetsDisplay(Display):
     After `plot`: `im_`, `texts_`, `frames_` (one patch with all frames), `ax_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        shares: pd.DataFrame,
-        winners: dict[str, str | None],
-        shown: str = "test loss / unadapted loss",
-        note: str = "",
-    ) -> None:
-        self.shares, self.winners, self.shown, self.note = shares, winners, shown, note
+    shares: pd.DataFrame
+    winners: dict[str, str | None]
+    shown: str = "test loss / unadapted loss"
+    note: str = ""
 
     @classmethod
-    def from_runs(cls, runs: "Runs") -> "TargetsDisplay":
+    def from_runs(cls, runs: Runs) -> "TargetsDisplay":
         """From runs of the teacher protocol."""
         summary = runs.summary()
         tested = summary[summary["metric"] == "test"]
@@ -63,7 +58,7 @@ class TargetsDisplay(Display):
         methods = [name for name in losses.index if name not in BASELINES]
         return cls(
             shares=losses.loc[methods] / losses.loc["unadapted"],
-            winners={str(target): winner(runs, str(target)) for target in losses.columns},
+            winners={str(target): runs.winner(str(target)) for target in losses.columns},
         )
 
     def summary(self) -> str:
@@ -92,18 +87,16 @@ class TargetsDisplay(Display):
         if own and self.note:
             self.figure_.text(0.005, 0.012, self.note, fontsize="small", color=FAINT)
         self.outcome_ = [self.im_, *self.texts_, self.frames_]
-        ax.set_yticks(range(rows), self.shares.index)
         self._fill()
         return self
 
-    def update(self, other: "TargetsDisplay") -> None:
-        """Show other shares on the same targets, from as many methods."""
-        if list(other.shares.index) != list(self.shares.index):  # new labels redraw the axis
-            self.ax_.set_yticks(range(len(other.shares)), other.shares.index)
-        self.shares, self.winners, self.shown = other.shares, other.winners, other.shown
-        self._fill()
+    def _fixed(self) -> Any:
+        return len(self.shares), list(self.shares.columns), self.note
 
     def _fill(self) -> None:
+        names = list(self.shares.index)
+        if [label.get_text() for label in self.ax_.get_yticklabels()] != names:
+            self.ax_.set_yticks(range(len(names)), names)  # redraws the axis
         values = self.shares.to_numpy()
         self.im_.set_data(np.clip(values, LEAST_SHOWN, 1))
         for text, value in zip(self.texts_, values.flat, strict=True):
@@ -127,19 +120,3 @@ class TargetsDisplay(Display):
             for (y, x), share in np.ndenumerate(np.clip(pinned.shares.to_numpy(), 0, 1))
         ]  # fmt: skip
         return [self.ax_.add_patch(PathPatch(Path.make_compound_path(*bars), color=FAINT, lw=0))]
-
-
-def winner(runs: "Runs", target: str) -> str | None:
-    """The method whose test loss is lower than every other's, each paired difference "lower" by
-    `Runs.summary`'s rule; None where there is none."""
-    methods = list(dict.fromkeys(runs.losses["method"]))
-    for method in methods:
-        against = runs.summary(reference=method)
-        rows = against[
-            (against["target"] == target)
-            & (against["metric"] == "test")
-            & against["method"].isin([name for name in methods if name != method])
-        ]
-        if len(rows) and (rows["verdict"] == "higher").all():
-            return str(method)
-    return None
