@@ -25,6 +25,7 @@ from missviz.adapters.stacking import stack
 from missviz.adapters.trial import bound as bound
 from missviz.adapters.trial import count_says, given_size
 from missviz.adapters.trial import random_linear as random_linear
+from missviz.adapters.trial import randomise as randomise
 from missviz.experiments.ensemble import stack_state
 from missviz.randomness import generator_for, normal, seed_for
 
@@ -103,16 +104,6 @@ def _dtypes(dtypes: Any) -> list[torch.dtype]:
         if dtype not in TOLERANCES:
             raise ValueError(f"dtypes has {dtype!r}; choose from {known}")
     return listed
-
-
-def randomise(adapter: nn.Module, *key: object, std: float = 0.3) -> None:
-    """Move every trainable parameter away from its start by N(0, std²): a zero update proves
-    nothing."""
-    with torch.no_grad():
-        for name, parameter in adapter.named_parameters():
-            if parameter.requires_grad:
-                step = normal(tuple(parameter.shape), std, generator_for("randomise", name, *key))
-                parameter.add_(step.to(parameter))
 
 
 def _check_value(method: Method) -> None:

@@ -38,7 +38,7 @@ import torch
 import missviz as mv
 from missviz import check
 from missviz.analysis.sharing import Wiring, layer_targets, shared_reach, sharing_table, wired_reach
-from missviz.displays.sharing import curves_of
+from missviz.analysis.sharing import curves_of
 from missviz.randomness import generator_for
 from missviz.testing import random_linear
 

@@ -24,6 +24,16 @@ def random_linear(
     return linear_with(*tensors)
 
 
+def randomise(adapter: nn.Module, *key: object, std: float = 0.3) -> None:
+    """Move every trainable parameter away from its start by N(0, std²): a zero update proves
+    nothing."""
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if parameter.requires_grad:
+                step = normal(tuple(parameter.shape), std, generator_for("randomise", name, *key))
+                parameter.add_(step.to(parameter))
+
+
 def bound(method: Method, linear: nn.Linear, generator: torch.Generator | None = None) -> Adapter:
     """`method.on(linear)` for any method: one that starts from the gradient gets random numbers
     for it, N(0, 1/in) as in `random_linear`, always the same for the same shape."""

@@ -1,8 +1,9 @@
 """First gradients of every method on the user's model: how large they are, and how much they vary
 from batch to batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -11,6 +12,12 @@ from torch import Tensor, nn
 from missviz.adapters import validation
 from missviz.adapters.attach import Targets, attach
 from missviz.adapters.base import Adapter, Method, checked_method
+from missviz.adapters.full import FullFineTuning
+from missviz.analysis.gradient_laws import column_correlation
+from missviz.machine import one_thread
+
+if TYPE_CHECKING:
+    from missviz.experiments.gain_and_rate import LinearTask
 
 Loss = Callable[[nn.Module], Tensor]
 """model → a scalar."""
@@ -202,3 +209,47 @@ def _square(tensor: Tensor) -> float:
 
 def _count(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
+
+
+@one_thread()
+def first_gradients(
+    tasks: "Sequence[LinearTask]", methods: Mapping[str, Method], ranks: Sequence[int]
+) -> pd.DataFrame:
+    """First gradients of methods on one layer, over full fine-tuning's.
+
+    Args:
+        tasks: one for each seed, of layers of one shape; the seed also draws the adapter.
+        methods: by family name.
+        ranks: of each method (Bat: block sizes), as far as they fit the layer; one that has no size
+            is the same at each.
+
+    Returns one row per family, rank and seed, with `ratio` and `correlation` (ρ of that seed's G).
+    """
+
+    # One model with a layer per seed: the layers don't meet, and one gradient serves all.
+    layers = nn.ModuleList(task.linear for task in tasks)
+
+    def loss(model: nn.Module) -> Tensor:
+        pairs = zip(tasks, model.children(), strict=True)
+        return torch.stack([task.loss(layer) for task, layer in pairs]).sum()
+
+    @functools.cache
+    def measured(method: Method) -> "pd.Series[float]":
+        found = initial_gradient_norms(layers, loss, [method])
+        found = found[found["module"] != "*"]
+        return found.set_index(found["module"].astype(int))["norm"]
+
+    correlations = {n: column_correlation(task.gradient()) for n, task in enumerate(tasks)}
+    tables = []
+    for family, method in methods.items():
+        for rank in ranks:
+            variant = method.with_rank(rank)
+            try:
+                variant.check_shape(*tasks[0].wanted.shape)
+            except ValueError:
+                continue
+            ratios = measured(variant) / measured(FullFineTuning())
+            table = pd.DataFrame({"rank": rank, "seed": ratios.index, "ratio": ratios.to_numpy()})
+            table["correlation"] = table["seed"].map(correlations)
+            tables.append(table.assign(family=family))
+    return pd.concat(tables, ignore_index=True)

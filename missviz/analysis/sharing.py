@@ -15,6 +15,7 @@ from missviz.adapters.linear import linear_with
 from missviz.adapters.mos import MoS, MoSAdapter, joined
 from missviz.analysis.reach import depends_on_weight, reaches
 from missviz.analysis.reach_search import Found, search
+from missviz.intervals import half_width
 from missviz.machine import one_thread
 from missviz.randomness import generator_for, normal
 
@@ -282,3 +283,18 @@ def sharing_table(
         table.insert(0, "method", name)
         tables.append(table.assign(share=found.shares.numpy(), at_least=found.lower_bound))
     return pd.concat(tables, ignore_index=True)
+
+
+def curves_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over seeds with its 95 % interval (Student's t): method, alike, mean, low, high; and
+    at_least, where one of the shares is that.
+
+    `table` has method, alike, seed, share and at_least, as from `sharing_table`.
+    """
+    groups = table.groupby(["method", "alike"], sort=False)
+    curves = groups["share"].agg(mean="mean", half=half_width)
+    if "at_least" in table:
+        curves["at_least"] = groups["at_least"].any()
+    curves = curves.reset_index()
+    half = curves.pop("half")
+    return curves.assign(low=curves["mean"] - half, high=curves["mean"] + half)

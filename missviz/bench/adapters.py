@@ -19,12 +19,12 @@ from missviz.adapters.dora import DoRA
 from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
+from missviz.adapters.trial import randomise
 from missviz.analysis.cost import kept_bytes
 from missviz.bench.clock import in_turns, own_garbage, peak_bytes, ratio
 from missviz.bench.results import write_result
 from missviz.machine import conditions
 from missviz.randomness import generator_for, normal
-from missviz.testing import randomise
 
 RANK = 64
 Config = Callable[[], Any]

@@ -14,12 +14,12 @@ from torch import nn
 
 import missviz as mv
 from missviz.adapters.base import Adapter, Method
+from missviz.adapters.trial import bound, random_linear, randomise
 from missviz.adapters.update import product_spectrum
 from missviz.analysis.products import NEGLIGIBLE
 from missviz.bench.clock import in_turns, one_core_clock, own_garbage, peak_bytes, ratio
 from missviz.bench.results import write_result
 from missviz.machine import conditions
-from missviz.testing import bound, random_linear, randomise
 
 RANK = 64
 SIZES = ((512, 512), (1024, 1024), (2048, 2048), (4096, 4096))

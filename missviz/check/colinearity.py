@@ -10,11 +10,11 @@ from torch import Tensor
 
 from missviz.adapters.bat import Bat
 from missviz.adapters.linear import linear_with
+from missviz.adapters.trial import randomise
 from missviz.analysis.shards import bat_cosine, shard_cosines
 from missviz.analysis.shards import mean_cosine as mean_of_pairs
 from missviz.check.feedback import Feedback, equal, raised, unanswered
 from missviz.randomness import generator_for, normal
-from missviz.testing import randomise
 
 # --- The mean cosine --------------------------------------------------------------------------
 

@@ -1,31 +1,25 @@
 """First gradient norms against rank, beside what a larger first gradient does to training."""
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
-from torch import Tensor, nn
 
 from missviz.adapters import validation
 from missviz.adapters.base import Method
-from missviz.adapters.full import FullFineTuning
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
-from missviz.analysis.gradient_laws import column_correlation, lora_law, miss_law
-from missviz.analysis.gradients import initial_gradient_norms
+from missviz.analysis.gradient_laws import lora_law, miss_law
 from missviz.displays.base import Display
 from missviz.displays.labels import ROW, Key
-from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE, LinearTask, linear_task
+from missviz.experiments.gain_and_rate import OPTIMISERS, SIZE
 from missviz.intervals import half_width
-from missviz.machine import one_thread
 from missviz.style import FAINT, ink, method_style, method_styles, row_of_axes, text_scale
 
 FAMILIES: dict[str, Method] = {"LoRA": LoRA(1), "MiSS": MiSS(1)}
@@ -89,7 +83,8 @@ class GradientNormDisplay(Display):
         input_mean: float,
         optimiser: str,
     ) -> "GradientNormDisplay":
-        """From `first_gradients` (below) and `missviz.experiments.gain_and_rate.gain_runs`.
+        """From `missviz.analysis.gradients.first_gradients`, with a column input_mean, and
+        `missviz.experiments.gain_and_rate.gain_runs`.
 
         LoRA's measured norms (s = 1) are multiplied by c: B's first gradient is s G Aᵀ, exactly.
 
@@ -243,73 +238,3 @@ class GradientNormDisplay(Display):
             drawn += norms.plot(rows["rank"], rows["law"], color=FAINT, lw=3, zorder=1)
         loss = pinned.curves["same rate"]
         return [*drawn, *runs.plot(np.arange(len(loss)), loss, color=FAINT, lw=3, zorder=1)]
-
-
-@one_thread()
-def first_gradients(
-    input_means: Sequence[float],
-    ranks: Sequence[int] = RANKS,
-    seeds: int = 10,
-    methods: Mapping[str, Method] = FAMILIES,
-) -> pd.DataFrame:
-    """First gradients of methods on `linear_task`, over full fine-tuning's.
-
-    Args:
-        input_means: μ of the tasks.
-        ranks: of each method (Bat: block sizes), as far as they fit 64 × 64; one that has no size
-            is the same at each.
-        seeds: how many; a seed draws task and adapter.
-        methods: by family name; by default LoRA (s = 1) and MiSS.
-
-    Returns one row per input_mean, family, rank and seed, with `ratio` and `correlation` (ρ of that
-    seed's G).
-
-    Raises TypeError or ValueError, naming the argument.
-    """
-    seeds = validation.positive_int("seeds", seeds)
-    full = FullFineTuning()
-    tables = []
-    for input_mean in input_means:
-        tasks = [linear_task(input_mean, seed) for seed in range(seeds)]
-
-        def loss(model: nn.Module, tasks: list[LinearTask] = tasks) -> Tensor:
-            return torch.stack(
-                [task.loss(layer) for task, layer in zip(tasks, model.children(), strict=True)]
-            ).sum()
-
-        # One model with a layer per seed: the layers don't meet, and one gradient serves all.
-        layers = nn.ModuleList(task.linear for task in tasks)
-
-        def measured(
-            method: Method, layers: nn.Module = layers, loss: Callable[..., Tensor] = loss
-        ) -> "pd.Series[float]":
-            found = initial_gradient_norms(layers, loss, [method])
-            found = found[found["module"] != "*"]
-            return found.set_index(found["module"].astype(int))["norm"]
-
-        whole = measured(full)
-        correlations = {n: column_correlation(task.gradient()) for n, task in enumerate(tasks)}
-        for family, method in methods.items():
-            known: dict[Method, pd.Series[float]] = {}
-            for rank in ranks:
-                variant = method.with_rank(rank)
-                try:
-                    variant.check_shape(SIZE, SIZE)
-                except ValueError:
-                    continue
-                if variant not in known:
-                    known[variant] = measured(variant)
-                ratios = known[variant] / whole
-                tables.append(
-                    pd.DataFrame(
-                        {
-                            "rank": rank,
-                            "seed": ratios.index,
-                            "input_mean": input_mean,
-                            "family": family,
-                            "ratio": ratios.to_numpy(),
-                            "correlation": ratios.index.map(correlations),
-                        }
-                    )
-                )
-    return pd.concat(tables, ignore_index=True)

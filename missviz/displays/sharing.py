@@ -11,10 +11,9 @@ from matplotlib.artist import Artist
 from matplotlib.collections import LineCollection
 
 from missviz.adapters.base import Method
-from missviz.analysis.sharing import sharing_table
+from missviz.analysis.sharing import curves_of, sharing_table
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells
-from missviz.intervals import half_width
 from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
 
 ACROSS = 2
@@ -173,21 +172,6 @@ class SharingDisplay(Display):
                 [[(c, low), (c, high)] for c, (low, high) in zip(curve["alike"], ends, strict=True)]
             )
             self.bars_[name].set_data([0, curve["mean"].to_numpy()[marked].item()], [row, row])
-
-
-def curves_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds with its 95 % interval (Student's t): method, alike, mean, low, high; and
-    at_least, where one of the shares is that.
-
-    `table` has method, alike, seed, share and at_least, as from `sharing_table`.
-    """
-    groups = table.groupby(["method", "alike"], sort=False)
-    curves = groups["share"].agg(mean="mean", half=half_width)
-    if "at_least" in table:
-        curves["at_least"] = groups["at_least"].any()
-    curves = curves.reset_index()
-    half = curves.pop("half")
-    return curves.assign(low=curves["mean"] - half, high=curves["mean"] + half)
 
 
 def _tiles(

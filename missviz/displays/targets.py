@@ -63,7 +63,7 @@ class TargetsDisplay(Display):
         methods = [name for name in losses.index if name not in BASELINES]
         return cls(
             shares=losses.loc[methods] / losses.loc["unadapted"],
-            winners={str(target): winner(runs, str(target)) for target in losses.columns},
+            winners={str(target): runs.winner(str(target)) for target in losses.columns},
         )
 
     def summary(self) -> str:
@@ -127,19 +127,3 @@ class TargetsDisplay(Display):
             for (y, x), share in np.ndenumerate(np.clip(pinned.shares.to_numpy(), 0, 1))
         ]  # fmt: skip
         return [self.ax_.add_patch(PathPatch(Path.make_compound_path(*bars), color=FAINT, lw=0))]
-
-
-def winner(runs: "Runs", target: str) -> str | None:
-    """The method whose test loss is lower than every other's, each paired difference "lower" by
-    `Runs.summary`'s rule; None where there is none."""
-    methods = list(dict.fromkeys(runs.losses["method"]))
-    for method in methods:
-        against = runs.summary(reference=method)
-        rows = against[
-            (against["target"] == target)
-            & (against["metric"] == "test")
-            & against["method"].isin([name for name in methods if name != method])
-        ]
-        if len(rows) and (rows["verdict"] == "higher").all():
-            return str(method)
-    return None

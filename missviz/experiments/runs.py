@@ -83,6 +83,21 @@ class Runs:
             self._summaries[key] = _summarise(self, reference, smallest_effect, measure)
         return self._summaries[key].copy()
 
+    def winner(self, target: str) -> str | None:
+        """The method whose test loss on `target` is lower than every other's, each paired
+        difference "lower" by `summary`'s rule; None where there is none."""
+        methods = list(dict.fromkeys(self.losses["method"]))
+        for method in methods:
+            against = self.summary(reference=method)
+            rows = against[
+                (against["target"] == target)
+                & (against["metric"] == "test")
+                & against["method"].isin([name for name in methods if name != method])
+            ]
+            if len(rows) and (rows["verdict"] == "higher").all():
+                return str(method)
+        return None
+
     def plot(self, **options: Any) -> "LunchDisplay":
         """Figure 2, with paired differences; options as in `LunchDisplay.plot`."""
         from missviz.displays.lunch import LunchDisplay

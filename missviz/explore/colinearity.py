@@ -13,7 +13,7 @@ from missviz.adapters.fixed_factor import FixedFactor
 from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
-from missviz.adapters.trial import on_layer
+from missviz.adapters.trial import on_layer, randomise
 from missviz.displays.colinearity import SCALES, ColinearityDisplay
 from missviz.experiments.snapshots import STEPS, adapter_snapshots
 from missviz.experiments.tasks import WIDTH
@@ -21,7 +21,6 @@ from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
 from missviz.explore.weights import load_weight
 from missviz.randomness import generator_for, normal
-from missviz.testing import randomise
 
 BLOCK_SIZE = 8
 """On the 64 × 64 layer: 8 shards, so that their cosines can be read."""

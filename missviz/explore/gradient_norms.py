@@ -1,13 +1,15 @@
 """Is a larger first gradient better? Turn up the gain, then turn down the rate."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
+from missviz.adapters.base import Method
 from missviz.adapters.trial import on_layer, trained_numbers
-from missviz.displays.gradient_norms import FAMILIES, GradientNormDisplay, first_gradients
+from missviz.analysis.gradients import first_gradients
+from missviz.displays.gradient_norms import FAMILIES, RANKS, GradientNormDisplay
 from missviz.experiments.gain_and_rate import OPTIMISERS, gain_runs, linear_task
 from missviz.explore.methods import beside, code
 from missviz.explore.panel import Panel
@@ -56,10 +58,8 @@ def gradient_norms(
 
     @functools.cache
     def norms(input_mean: float) -> pd.DataFrame:
-        usual = _norms(input_mean)
-        if not own:
-            return usual
-        return pd.concat([usual, first_gradients([input_mean], seeds=SEEDS, methods=own)])
+        usual = _usual(input_mean)
+        return pd.concat([usual, _norms(input_mean, own)]) if own else usual
 
     def compute(gain: float, input_mean: float, optimiser: str) -> GradientNormDisplay:
         return GradientNormDisplay.from_tables(
@@ -90,8 +90,13 @@ def gradient_norms(
 
 
 @functools.cache
-def _norms(input_mean: float) -> pd.DataFrame:
-    return first_gradients([input_mean], seeds=SEEDS)
+def _usual(input_mean: float) -> pd.DataFrame:
+    return _norms(input_mean, FAMILIES)
+
+
+def _norms(input_mean: float, methods: Mapping[str, Method]) -> pd.DataFrame:
+    tasks = [linear_task(input_mean, seed) for seed in range(SEEDS)]
+    return first_gradients(tasks, methods, RANKS).assign(input_mean=input_mean)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
-from missviz.adapters.trial import on_layer
+from missviz.adapters.trial import on_layer, randomise
 from missviz.analysis.spectra import spectrum
 from missviz.displays.spectrum import Spectrum, SpectrumDisplay
 from missviz.experiments.snapshots import adapter_snapshots
@@ -26,7 +26,6 @@ from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
 from missviz.explore.weights import OwnWeight, load_weight
 from missviz.randomness import generator_for, normal
-from missviz.testing import randomise
 
 METHODS: dict[str, Callable[[int], Method]] = {
     "LoRA": LoRA,

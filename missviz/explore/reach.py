@@ -19,16 +19,16 @@ from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.shards import shard_matrix
-from missviz.adapters.trial import on_layer
+from missviz.adapters.trial import on_layer, randomise
 from missviz.analysis.reach import seen, thin_factor
-from missviz.displays.reach import Reach, ReachDisplay, reaches_of
+from missviz.analysis.reach_by_rank import Reach, reaches_of
+from missviz.displays.reach import ReachDisplay
 from missviz.experiments.tasks import TARGET_SIZE, dense, few_columns, low_rank, periodic
 from missviz.explore.methods import beside, code, size_of
 from missviz.explore.panel import Panel
 from missviz.explore.view import check_choices
 from missviz.explore.weights import LARGEST_SHOWN, load_weight, own_inputs
 from missviz.randomness import generator_for, normal
-from missviz.testing import randomise
 
 METHODS: dict[str, Callable[[int], Method]] = {
     "LoRA": LoRA,

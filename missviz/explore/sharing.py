@@ -12,9 +12,15 @@ from missviz.adapters.base import Method
 from missviz.adapters.linear import linear_with
 from missviz.adapters.mos import MoS
 from missviz.adapters.trial import on_layer
-from missviz.analysis.sharing import is_pure_sharing, layer_targets, on_layers, sharing_table
+from missviz.analysis.sharing import (
+    curves_of,
+    is_pure_sharing,
+    layer_targets,
+    on_layers,
+    sharing_table,
+)
 from missviz.displays.base import Display
-from missviz.displays.sharing import SharingDisplay, curves_of
+from missviz.displays.sharing import SharingDisplay
 from missviz.experiments.arguments import FIRST_SEED
 from missviz.explore import stored
 from missviz.explore.methods import beside, code, within

@@ -19,9 +19,7 @@ from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.mos import MoS
 from missviz.analysis.reach import reach
-from missviz.analysis.sharing import sharing_table
-from missviz.displays.sharing import curves_of
-from missviz.displays.targets import winner
+from missviz.analysis.sharing import curves_of, sharing_table
 from missviz.experiments.arguments import FIRST_SEED, core_methods
 from missviz.experiments.no_free_lunch import no_free_lunch
 from missviz.experiments.races import LAYER, RATES, SEEDS, SPLITS, RaceRuns
@@ -110,7 +108,7 @@ def lunch_table(seeds: int = SEEDS) -> pd.DataFrame:
         tested = runs.summary()
         tested = tested[tested["metric"] == "test"].set_index(["target", "method"])["mean"]
         for target, make in TARGETS.items():
-            best = winner(runs, target)
+            best = runs.winner(target)
             wanted = [
                 make(weight.double(), generator_for(seed, "target", target))
                 for seed, weight in weights.items()

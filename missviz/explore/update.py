@@ -17,13 +17,12 @@ from missviz.adapters.linear import linear_with
 from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
-from missviz.adapters.trial import on_layer
+from missviz.adapters.trial import on_layer, randomise
 from missviz.displays.update import MOST_WITH_DIGITS, UpdateDisplay
 from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
 from missviz.explore.weights import load_weight, own_input, size_of_entries, with_digits
 from missviz.randomness import generator_for, normal
-from missviz.testing import randomise
 
 METHODS: dict[str, Callable[[int], Method]] = {
     "LoRA": LoRA,

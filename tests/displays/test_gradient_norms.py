@@ -9,8 +9,9 @@ import pytest
 import missviz as mv
 from missviz import published
 from missviz.analysis.gradient_laws import lora_law, miss_law
+from missviz.analysis.gradients import first_gradients
 from missviz.displays import GradientNormDisplay, PublishedGradientsDisplay
-from missviz.displays.gradient_norms import EVERY, first_gradients
+from missviz.displays.gradient_norms import EVERY, FAMILIES
 from missviz.experiments.gain_and_rate import gain_runs, linear_task
 from missviz.randomness import generator_for
 
@@ -19,7 +20,11 @@ RANKS = (2, 8, 32)
 
 @pytest.fixture(scope="module")
 def norms() -> pd.DataFrame:
-    return first_gradients([0.0, 0.3], RANKS, seeds=4)
+    tasks = {mean: [linear_task(mean, seed) for seed in range(4)] for mean in (0.0, 0.3)}
+    return pd.concat(
+        first_gradients(of_mean, FAMILIES, RANKS).assign(input_mean=mean)
+        for mean, of_mean in tasks.items()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 from helpers import random
 
 import missviz as mv
+from missviz.analysis.reach_by_rank import reaches_of
 from missviz.displays import ReachDisplay
-from missviz.displays.reach import reaches_of
 from missviz.style import method_style
 
 METHODS = {"LoRA": mv.LoRA, "MiSS": mv.MiSS, "Bat": mv.Bat}

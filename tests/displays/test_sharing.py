@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import missviz as mv
-from missviz.analysis.sharing import layer_targets, sharing_table
+from missviz.analysis.sharing import curves_of, layer_targets, sharing_table
 from missviz.displays import SharingDisplay
-from missviz.displays.sharing import curves_of
 from missviz.randomness import generator_for
 
 METHODS = {"LoRA": mv.LoRA(1), "pure sharing": mv.MoS(None, 1, dissociate=False)}

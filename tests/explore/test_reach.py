@@ -7,7 +7,7 @@ from helpers import raises_one_sentence, random
 
 import missviz as mv
 from missviz.analysis.reach import thin_factor
-from missviz.displays.reach import reaches_of
+from missviz.analysis.reach_by_rank import reaches_of
 from missviz.explore.panel import Panel
 from missviz.explore.reach import METHODS, RANKS, TARGETS, _computed
 from missviz.randomness import generator_for, normal

@@ -9,8 +9,7 @@ import torch
 from helpers import raises_one_sentence
 
 import missviz as mv
-from missviz.analysis.sharing import layer_targets, sharing_table
-from missviz.displays.sharing import curves_of
+from missviz.analysis.sharing import curves_of, layer_targets, sharing_table
 from missviz.experiments.arguments import FIRST_SEED
 from missviz.explore import stored
 from missviz.explore.panel import Panel
