@@ -10,6 +10,9 @@ from torch import Tensor
 
 from missviz.adapters import validation
 
+PARALLEL = 1e-9
+"""Columns whose cosine is that near to 1 or −1 are multiples of each other."""
+
 Scale = TypeVar("Scale", float, np.ndarray)
 
 
@@ -100,3 +103,28 @@ def bat_cosine(sigma: Scale, block_size: int) -> Scale:
     "left" Bat too, not for the input-indexed one. Derived in lesson 03.
     """
     return 1 / (1 + sigma**2 * block_size)
+
+
+def column_directions(
+    delta: Float[Tensor, "out in_"], most: int
+) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]] | None:
+    """(D, F) with ΔW = D F, each column of ΔW a multiple of a single column of D; None where D
+    would have more than `most` columns."""
+    found: list[int] = []
+    F = torch.zeros(delta.shape[1], delta.shape[1], dtype=delta.dtype)
+    for place, column in enumerate(delta.mT):
+        if not column.any():
+            continue  # no times any column
+        for row, first in enumerate(found):
+            known = delta[:, first]
+            gain = float(known @ column / (known @ known))
+            if torch.linalg.norm(column - gain * known) <= PARALLEL * torch.linalg.norm(column):
+                F[row, place] = gain
+                break
+        else:
+            F[len(found), place] = 1.0
+            found.append(place)
+        if len(found) > most:
+            return None
+    found = found or [0]  # no update yet
+    return delta[:, found], F[: len(found)]

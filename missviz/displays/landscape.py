@@ -1,7 +1,5 @@
 """The loss of one weight, over LoRA's two numbers."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
@@ -10,27 +8,16 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator
 
 from missviz.adapters import validation
+from missviz.analysis.one_weight import RATE, TRAININGS, descent, gradient, loss
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells
 from missviz.style import FAINT, RED, ink, row_of_axes
 
-TRAININGS = ("both trained", "a frozen")
 EDGE = 2.5
 """The picture shows b and a from −2.5 to 2.5."""
 MOST_LOSS = 2.0
 DARK_BELOW = 1.0
 """Colours of lower losses are dark."""
-RATE = 0.2
-
-
-def loss(b: Any, a: Any) -> Any:
-    """L = ½ (1 − b a)²: one weight w = w₀ + b a, which should be w₀ + 1."""
-    return (1 - b * a) ** 2 / 2
-
-
-def gradient(b: Any, a: Any) -> tuple[Any, Any]:
-    """(∂L/∂b, ∂L/∂a) = −(1 − b a) (a, b)."""
-    return -(1 - b * a) * a, -(1 - b * a) * b
 
 
 class LandscapeDisplay(Display):
@@ -62,16 +49,7 @@ class LandscapeDisplay(Display):
 
         Raises TypeError or ValueError, naming the argument.
         """
-        validation.one_of("training", training, TRAININGS)
-        rate = validation.positive_float("rate", rate)
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise ValueError(f"steps={steps!r} is not a whole number from 0 on")
-        path = [(0.0, float(start))]
-        for _ in range(steps):
-            b, a = path[-1]
-            along_b, along_a = gradient(b, a)
-            path.append((b - rate * along_b, a - rate * along_a * (training != "a frozen")))
-        return cls(path=np.array(path), training=training)
+        return cls(path=descent(start, training, steps, rate), training=training)
 
     @property
     def losses(self) -> Float[np.ndarray, " steps1"]:

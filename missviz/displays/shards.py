@@ -17,6 +17,7 @@ from missviz.adapters import validation
 from missviz.adapters.base import Adapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.shards import shard_sums
+from missviz.analysis.shards import column_directions
 from missviz.displays.base import Display
 from missviz.displays.digits import Digits
 from missviz.style import (
@@ -40,8 +41,6 @@ NOBODYS = -1
 """Instead of a hue: cells that are the copy of no single column (or row) of D."""
 NOTHING = -2
 """Traced where a column is the copy of none."""
-PARALLEL = 1e-9
-"""Columns whose cosine is that near to 1 or −1 are multiples of each other."""
 COLORS = ("entry", "value")
 TRACED, OTHER = 0.8, 0.3
 """How much hue a cell has, the rest being white: digits on it are black. Bars have more."""
@@ -186,7 +185,15 @@ class ShardDisplay(Display):
         thin: tuple[Tensor, Tensor] | None,
         x: Float[Tensor, " in_"],
     ) -> dict[str, Any]:
-        D, F = _directions(name, delta) if thin is None else map(_exact, thin)
+        if thin is not None:
+            D, F = map(_exact, thin)
+        elif (found := column_directions(delta, len(HUES))) is not None:
+            D, F = found
+        else:
+            raise ValueError(
+                f"{name} has no factors(), and ΔW more than {len(HUES)} columns that are no "
+                "multiples of each other: there is nothing copied to follow"
+            )
         if D.shape[1] > len(HUES):
             raise ValueError(
                 f"{name} has a left factor of {D.shape[1]} columns; this display follows at most "
@@ -322,33 +329,6 @@ class ShardDisplay(Display):
 
 def _exact(part: Tensor) -> Tensor:
     return part.detach().cpu().double()
-
-
-def _directions(
-    name: str, delta: Float[Tensor, "out in_"]
-) -> tuple[Float[Tensor, "out r"], Float[Tensor, "r in_"]]:
-    """(D, F) with ΔW = D F, each column of ΔW a multiple of a single column of D."""
-    found: list[int] = []
-    F = torch.zeros(delta.shape[1], delta.shape[1], dtype=delta.dtype)
-    for place, column in enumerate(delta.mT):
-        if not column.any():
-            continue  # no times any column
-        for row, first in enumerate(found):
-            known = delta[:, first]
-            gain = float(known @ column / (known @ known))
-            if torch.linalg.norm(column - gain * known) <= PARALLEL * torch.linalg.norm(column):
-                F[row, place] = gain
-                break
-        else:
-            F[len(found), place] = 1.0
-            found.append(place)
-        if len(found) > len(HUES):
-            raise ValueError(
-                f"{name} has no factors(), and ΔW more than {len(HUES)} columns that are no "
-                "multiples of each other: there is nothing copied to follow"
-            )
-    found = found or [0]  # no update yet
-    return delta[:, found], F[: len(found)]
 
 
 class _Way:

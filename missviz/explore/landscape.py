@@ -1,6 +1,7 @@
 """Where LoRA starts: not at the saddle. One weight, its loss over b and a."""
 
-from missviz.displays.landscape import TRAININGS, LandscapeDisplay
+from missviz.analysis.one_weight import TRAININGS
+from missviz.displays.landscape import LandscapeDisplay
 from missviz.explore.panel import Panel
 
 STARTS = (0.0, 0.25, 0.5, 1.0, 2.0)

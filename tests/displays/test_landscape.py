@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import missviz as mv
+from missviz.analysis.one_weight import RATE, gradient, loss
 from missviz.displays import LandscapeDisplay
-from missviz.displays.landscape import RATE, gradient, loss
 
 numbers = st.floats(-3, 3)
 
