@@ -1,15 +1,13 @@
 """What fine-tuning a network gave: every method on every split that was looked at once."""
 
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pandas as pd
 
 from missviz.displays.base import Display
 from missviz.displays.lunch import BASELINES
+from missviz.experiments.runs import Runs, chosen_reference
 from missviz.style import FAINT, ink, method_styles, row_of_axes
-
-if TYPE_CHECKING:
-    from missviz.experiments.runs import Runs
 
 CURVES = ("final train", "final valid", "valid at stop")
 """Metrics on splits that training or stopping saw."""
@@ -39,10 +37,8 @@ class ContestDisplay(Display):
         self._cells = accuracies.set_index(["method", "metric"])
 
     @classmethod
-    def from_runs(cls, runs: "Runs", *, reference: str | None = None) -> "ContestDisplay":
+    def from_runs(cls, runs: Runs, *, reference: str | None = None) -> "ContestDisplay":
         """From `fine_tune`'s runs; the reference as in `Runs.summary`, LoRA or the first method."""
-        from missviz.experiments.runs import chosen_reference
-
         methods = list(dict.fromkeys(runs.losses["method"]))
         reference = chosen_reference(reference, methods)
         return cls(accuracies=runs.summary(reference, measure="accuracy"), reference=reference)

@@ -1,7 +1,7 @@
 """Figure 2 of the MiSS paper: curves, losses, and time, with a row for each method."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,8 @@ from missviz.displays.base import Display
 from missviz.displays.curves import LED, Curves, broken, lead
 from missviz.displays.labels import lying_on_one_another
 from missviz.displays.race import CONSTANT, RaceDisplay, choose_target
+from missviz.experiments.runs import Runs
 from missviz.style import FAINT, MethodStyle, ink, method_styles, paper, row_of_axes, text_scale
-
-if TYPE_CHECKING:
-    from missviz.experiments.runs import Runs
 
 BASELINES = ("constant", "unadapted")
 METRICS = {
@@ -56,7 +54,7 @@ class LunchDisplay(Display):
 
     @classmethod
     def from_runs(
-        cls, runs: "Runs", *, target: str | None = None, reference: str | None = None
+        cls, runs: Runs, *, target: str | None = None, reference: str | None = None
     ) -> "LunchDisplay":
         """One target (default: the first), each method's first rate, and the reference as in
         `Runs.summary`: LoRA or the first method."""

@@ -1,7 +1,7 @@
 """The race: loss against step, one line per method; and what lies between them, seed by seed."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,8 @@ from matplotlib.axes import Axes
 
 from missviz.displays.base import Display
 from missviz.displays.curves import Curve, Curves, broken, room_for
+from missviz.experiments.runs import Runs, chosen_reference
 from missviz.style import FAINT, method_styles, row_of_axes
-
-if TYPE_CHECKING:
-    from missviz.experiments.runs import Runs
 
 CONSTANT = "constant predictor"
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
@@ -62,7 +60,7 @@ class RaceDisplay(Display):
     @classmethod
     def from_runs(
         cls,
-        runs: "Runs",
+        runs: Runs,
         split: str = "train",
         *,
         target: str | None = None,
@@ -74,8 +72,6 @@ class RaceDisplay(Display):
 
         Intervals are mean ± t₀.₉₇₅ standard errors over seeds, step by step.
         """
-        from missviz.experiments.runs import chosen_reference
-
         table = runs.to_frame()
         # Those of `fine_tune` that are looked at once have no curve.
         counts = table.groupby(["split", "target", "method", "learning_rate", "seed"]).size()
@@ -262,7 +258,7 @@ def _by_step(losses: pd.DataFrame) -> Float[np.ndarray, "seeds steps1"]:
     return np.array([np.interp(every, steps, row) for row in values])
 
 
-def choose_target(runs: "Runs", target: str | None) -> str:
+def choose_target(runs: Runs, target: str | None) -> str:
     """`target`, or the first of the runs; ValueError if there is no such target."""
     targets = list(dict.fromkeys(runs.losses["target"]))
     if target is None:

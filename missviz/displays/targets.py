@@ -1,7 +1,5 @@
 """Who wins where: methods × target families."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -13,10 +11,8 @@ from matplotlib.path import Path
 from missviz.displays.base import Display
 from missviz.displays.colors import Cells
 from missviz.displays.lunch import BASELINES
+from missviz.experiments.runs import Runs
 from missviz.style import FAINT, RED, row_of_axes
-
-if TYPE_CHECKING:
-    from missviz.experiments.runs import Runs
 
 LEAST_SHOWN = 1e-4
 """Shares below it are all "solved": what is left is rounding."""
@@ -50,7 +46,7 @@ class TargetsDisplay(Display):
         self.shares, self.winners, self.shown, self.note = shares, winners, shown, note
 
     @classmethod
-    def from_runs(cls, runs: "Runs") -> "TargetsDisplay":
+    def from_runs(cls, runs: Runs) -> "TargetsDisplay":
         """From runs of the teacher protocol."""
         summary = runs.summary()
         tested = summary[summary["metric"] == "test"]

@@ -100,9 +100,9 @@ class Runs:
 
     def plot(self, **options: Any) -> "LunchDisplay":
         """Figure 2, with paired differences; options as in `LunchDisplay.plot`."""
-        from missviz.displays.lunch import LunchDisplay
+        import missviz as mv  # as users do: figures are loaded once one is asked for
 
-        return LunchDisplay.from_runs(self).plot(**options)
+        return mv.displays.LunchDisplay.from_runs(self).plot(**options)
 
     def with_timings(self, timings: pd.DataFrame) -> "Runs":
         """The same runs with `adapter_timings` beside them."""
