@@ -2,7 +2,10 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -205,7 +208,7 @@ def _on_paper(color: str) -> str:
     return to_hex((red, green, blue)).upper()
 
 
-# --- Lecture and dark mode --------------------------------------------------------------------
+# --- Looks: page, lecture and dark mode ------------------------------------------------------
 
 
 LECTURE_SCALE = 1.4
@@ -216,16 +219,58 @@ projector at 150 %, with a row of controls and a line of words."""
 LIGHTER = 0.1
 """How far colours go towards white on dark."""
 
-_DARK = {
-    "figure.facecolor": "#16181d",
-    "savefig.facecolor": "#16181d",
-    "axes.facecolor": "#16181d",
+_SLIDES: dict[Any, Any] = {
+    "figure.figsize": list(SLIDE),  # as matplotlib keeps it
+    "font.size": 10 * LECTURE_SCALE,
+    "axes.linewidth": 0.8 * LECTURE_SCALE,
+    "lines.linewidth": 1.5 * LECTURE_SCALE,
+    "lines.markersize": 6 * LECTURE_SCALE,
+}
+_DARK: dict[Any, Any] = {
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "#16181d"),
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#e8e8e8"
     ),
 }
-_before_lecture: dict[str, Any] = {}
-_settings: Any = mpl.rcParams
+
+
+@dataclass(frozen=True)
+class Look:
+    """What pictures are drawn in: those of matplotlib's settings that `lecture` changes.
+
+    `with look().on_slides(dark=True).scope():` draws in one, and then all is as before.
+    """
+
+    settings: dict[Any, Any]
+
+    @classmethod
+    def of_matplotlib(cls) -> "Look":
+        """matplotlib's settings as they are now, by `lecture` or the reader's own."""
+        with DRAWING:
+            return cls({name: mpl.rcParams[name] for name in (*_SLIDES, *_DARK)})
+
+    def on_slides(self, *, dark: bool = False) -> "Look":
+        """This look at projector scale, and light on dark if so wanted."""
+        return Look({**self.settings, **_SLIDES, **(_DARK if dark else {})})
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Draw in this look, whatever the process's is. What is drawn stays in it."""
+        token = _SCOPE.set(self)
+        try:
+            with DRAWING, mpl.rc_context(self.settings):
+                yield
+        finally:
+            _SCOPE.reset(token)
+
+
+DRAWING = threading.RLock()
+"""JupyterLab lets a kernel hear of controls in two threads, in its main shell and in a subshell;
+matplotlib, whose settings are the process's, draws in one at a time."""
+_SCOPE: ContextVar[Look | None] = ContextVar("look", default=None)
+_page: Look | None = None
+"""In lecture mode, what was there before. It is the process's, as matplotlib's settings are: of a
+context's, neither threads nor Jupyter's subshells would know, nor the next cell if one awaits."""
 
 
 def lecture(on: bool = True, *, dark: bool = False) -> None:
@@ -235,56 +280,38 @@ def lecture(on: bool = True, *, dark: bool = False) -> None:
         on: False goes back to what was there before.
         dark: light on dark.
     """
+    global _page
     validation.boolean("on", on)
     validation.boolean("dark", dark)
-    _settings.update(_before_lecture)
-    _before_lecture.clear()
-    if not on:
-        return
-    scale = LECTURE_SCALE
-    settings = {
-        "figure.figsize": SLIDE,
-        "font.size": 10 * scale,
-        "axes.linewidth": 0.8 * scale,
-        "lines.linewidth": 1.5 * scale,
-        "lines.markersize": 6 * scale,
-        **(_DARK if dark else {}),
-    }
-    _before_lecture.update({name: _settings[name] for name in settings})
-    _settings.update(settings)
+    with DRAWING:
+        page = _page or Look.of_matplotlib()
+        _page = page if on else None
+        mpl.rcParams.update((page.on_slides(dark=dark) if on else page).settings)
 
 
-def look() -> Any:
-    """The settings that `lecture` changes, as they are now."""
-    names = (
-        "figure.figsize",
-        "font.size",
-        "axes.linewidth",
-        "lines.linewidth",
-        "lines.markersize",
-        *_DARK,
-    )
-    return {name: _settings[name] for name in names}
+def look() -> Look:
+    """That of the scope, or else of the process."""
+    return _SCOPE.get() or Look.of_matplotlib()
 
 
 def text_scale() -> float:
     """How large text is, relative to a page: 1, or more in lecture mode."""
-    return float(mpl.rcParams["font.size"]) / 10
+    return float(look().settings["font.size"]) / 10
 
 
 def in_lecture() -> bool:
     """Whether figures are slides."""
-    return tuple(mpl.rcParams["figure.figsize"]) == SLIDE
+    return tuple(look().settings["figure.figsize"]) == SLIDE
 
 
 def ink() -> str:
     """The colour of text and of lines that stand for no method."""
-    return str(mpl.rcParams["text.color"])
+    return str(look().settings["text.color"])
 
 
 def paper() -> str:
     """The colour behind everything."""
-    return str(mpl.rcParams["figure.facecolor"])
+    return str(look().settings["figure.facecolor"])
 
 
 # --- Figures ----------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Methods can be told apart by colour, with colour-vision deficiencies, and without colour."""
 
 import itertools
+import threading
+import time
 
 import matplotlib as mpl
 import numpy as np
@@ -10,6 +12,7 @@ from methods_under_test import VARIANTS
 
 import missviz as mv
 from missviz import published, style
+from missviz.displays.base import Display
 from missviz.experiments.arguments import core_methods, default_methods
 from missviz.explore import stored
 from missviz.explore.colinearity import methods as colinearity_methods
@@ -165,6 +168,59 @@ def test_lecture_mode_and_back() -> None:
     assert dict(mpl.rcParams) == before
     mv.lecture(False)
     assert dict(mpl.rcParams) == before
+
+
+def test_a_scope_draws_as_lecture_mode_does_and_leaves_nothing_behind() -> None:
+    def shown() -> Display:
+        return mv.displays.LandscapeDisplay.from_start(0.5).plot()
+
+    page, before = png(shown()), dict(mpl.rcParams)
+    try:
+        mv.lecture(dark=True)
+        slide, in_hall = png(shown()), style.look()
+    finally:
+        mv.lecture(False)
+    with style.look().on_slides(dark=True).scope():
+        assert style.look() == in_hall
+        made, inside = shown(), png(shown())
+    assert dict(mpl.rcParams) == before
+    assert inside == slide != page
+    assert png(made) == slide, "what is drawn must stay in its look, its ticks too"
+    assert png(shown()) == page
+
+
+def png(display: Display) -> bytes:
+    return display._repr_mimebundle_()[0]["image/png"]
+
+
+def test_lecture_mode_is_the_whole_process_s_and_a_scope_its_thread_s() -> None:
+    """A kernel draws panels in threads, each of which begins with a context of its own."""
+    scoped, done = threading.Event(), threading.Event()
+    found = {}
+
+    def draw() -> None:
+        with page.scope():
+            scoped.set()
+            time.sleep(0.1)  # settings and `lecture` are changed meanwhile
+            found["scope"] = style.ink()
+        done.wait()
+        found["thread"] = style.text_scale()
+
+    page = style.look()
+    thread = threading.Thread(target=draw)
+    try:
+        mv.lecture(dark=True)
+        thread.start()
+        scoped.wait()
+        mpl.rcParams["text.color"] = "red"  # while another thread draws
+        mv.lecture()
+        done.set()
+        thread.join()
+        assert style.look() == page.on_slides()
+        assert found == {"scope": page.settings["text.color"], "thread": style.LECTURE_SCALE}
+    finally:
+        mv.lecture(False)
+    assert style.look() == page
 
 
 @pytest.mark.parametrize("arguments", [("off",), (None,), (1,)])

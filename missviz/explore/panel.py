@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import traitlets
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from missviz.adapters import validation
@@ -233,8 +232,8 @@ class Panel(FrontEnd):
         """
         steps = [name for name, value in values.items() if _many(value)]
         points = _grid(self.view, steps, values)
-        look, figures = self.view.look, (self.view.figure({**self.values, **at}) for at in points)
-        with rc_context(look):
+        figures = (self.view.figure({**self.values, **at}) for at in points)
+        with self.view.look.scope():
             if checked_path(path).suffix.lower() in FILMS:
                 if len(steps) != 1:
                     raise ValueError(

@@ -3,31 +3,25 @@
 import functools
 import itertools
 import math
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any, NamedTuple, TypeVar, cast
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from missviz.adapters.base import Method
 from missviz.displays.base import HIDDEN, Display, plotted
 from missviz.explore.frames import Frames
-from missviz.style import look
+from missviz.style import DRAWING, look
 
 MOST_FRAMES = 256
 """Frames kept for going back, or written into one page: about 150 kB each."""
 KEPT = ("title", "xlabel", "ylabel", "xscale", "yscale", "xlim", "ylim")
 """What of the axes stays as a lecturer sets it on the figure, in every later frame."""
 
-
-_DRAWING = threading.RLock()
-"""JupyterLab lets a kernel hear of controls in two threads, in its main shell and in a subshell;
-matplotlib, whose settings are the process's, draws in one at a time."""
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
@@ -37,7 +31,7 @@ def one_at_a_time(method: MethodT) -> MethodT:
 
     @functools.wraps(method)
     def alone(*arguments: Any, **options: Any) -> Any:
-        with _DRAWING:
+        with DRAWING:
             return method(*arguments, **options)
 
     return cast(MethodT, alone)
@@ -83,7 +77,8 @@ class View:
         self._edited = False
         self._frames: OrderedDict[tuple[int, ...], Frame] = OrderedDict()
         self._shown = self.checked(values)
-        self.display = plotted(compute(**self._shown))
+        with self.look.scope():
+            self.display = plotted(compute(**self._shown))
         self._painter = Frames(self.display.figure_)
 
     def checked(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +126,7 @@ class View:
     def drawn(self, values: Mapping[str, Any]) -> Display:
         """The picture at these values as a display of its own, drawn directly."""
         self._take_edits()
-        with rc_context(self.look):
+        with self.look.scope():
             return self._dressed(plotted(self.compute(**values)))
 
     @property
@@ -196,14 +191,14 @@ class View:
     def _drawing(self) -> Iterator[None]:
         """In the panel's look; what changes the figure in here is nobody's edit."""
         try:
-            with rc_context(self.look):
+            with self.look.scope():
                 yield
         except Exception as error:
             if not self._edited:
                 raise
             self._edited = False
             self._edits.clear()
-            with rc_context(self.look):
+            with self.look.scope():
                 self.display = self._dressed(plotted(self.compute(**self._shown)))
             self._painter = Frames(self.display.figure_)
             raise ValueError(
@@ -249,7 +244,7 @@ class View:
         """If somebody changed the figure since it was drawn, find out what."""
         if not self._painter.touched:
             return
-        with rc_context(self.look):
+        with self.look.scope():
             direct = plotted(self.compute(**self._shown))
             if self._pinned:
                 direct.pin(*self._pinned)
