@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from missviz.displays.base import Display
+from missviz.displays.base import FROM_DATA, Display
 from missviz.displays.colors import Cells
 from missviz.displays.labels import LETTER, ROW, WordsAbove
 from missviz.style import (
@@ -72,6 +72,7 @@ def _room(values: Sequence[float], room: float) -> tuple[float, float]:
     return (min(above) / room, max(above) * room) if above else (0.1, 1.0)
 
 
+@dataclass(eq=False, repr=False)
 class AdapterDisplay(Display):
     """A map of ‖ΔW‖ / ‖W₀‖, kinds of module × layers, and σ(ΔW) of up to three modules.
 
@@ -93,32 +94,44 @@ class AdapterDisplay(Display):
     `control_lines_`, `texts_` (the last three in the order of `modules`), `axes_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        modules: Sequence[str] | None = None,
-        *,
-        control: pd.DataFrame | None = None,
-        control_name: str = "control",
-        limits: Limits | None = None,
-    ) -> None:
-        self.rows = {row["module"]: row for row in table.to_dict("records")}
-        self.control = {row["module"]: row for row in _records(control)}
-        self.control_name = control_name
-        self.measure, sizes = sizes_of(table)
+    table: pd.DataFrame
+    modules: Sequence[str] = FROM_DATA
+    _: KW_ONLY
+    control: pd.DataFrame | None = None
+    control_name: str = "control"
+    limits: Limits = FROM_DATA
+    rows: dict[str, dict[Any, Any]] = field(init=False)
+    controls: dict[str, dict[Any, Any]] = field(init=False)
+    measure: str = field(init=False)
+    sizes: dict[str, float] = field(init=False)
+    places: dict[str, tuple[str, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = {row["module"]: row for row in _records(self.table)}
+        self.controls = {row["module"]: row for row in _records(self.control)}
+        self.measure, sizes = sizes_of(self.table)
         self.sizes = dict(zip(self.rows, sizes, strict=True))
-        self.modules = list(_extremes(self.sizes) if modules is None else modules)
+        self.modules = list(_extremes(self.sizes) if self.modules is None else self.modules)
         if len(self.modules) > len(COLORS):
             raise ValueError(f"modules has {len(self.modules)} names; at most {len(COLORS)}")
         for module in self.modules:
             if module not in self.rows:
                 raise ValueError(f"modules: there is no {module!r} in the table")
-            if control is not None and module not in self.control:
+            if self.control is not None and module not in self.controls:
                 raise ValueError(f"control: there is no {module!r} in the table")
-        self.limits = limits or Limits.of(table, *([] if control is None else [control]))
+        shown = [self.table] if self.control is None else [self.table, self.control]
+        self.limits = self.limits or Limits.of(*shown)
         self.places = places_of(list(self.rows))
-        self.kinds = list(dict.fromkeys(kind for kind, _ in self.places.values()))
-        self.layers = sorted({layer for _, layer in self.places.values()})
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the rows of the map are."""
+        return list(dict.fromkeys(kind for kind, _ in self.places.values()))
+
+    @property
+    def layers(self) -> list[int]:
+        """What its columns are; −1 is none."""
+        return sorted({layer for _, layer in self.places.values()})
 
     def summary(self) -> str:
         known = {name: size for name, size in self.sizes.items() if size > 0}
@@ -134,8 +147,8 @@ class AdapterDisplay(Display):
         parts += [f"ΔW = 0 in {dead}"] if dead else []
         for module in self.modules:
             parts.append(f"{self._label(module)}: {_words(self.rows[module])}")
-            if module in self.control:
-                control = self.control[module]
+            if module in self.controls:
+                control = self.controls[module]
                 parts.append(f"{self.control_name}: stable rank {control['stable_rank']:.1f}")
         return "; ".join(parts)
 
@@ -143,7 +156,7 @@ class AdapterDisplay(Display):
         """Draw into a figure of its own."""
         height = max(3.4, 0.9 + 0.32 * len(self.kinds) * text_scale())
         # Two lines even without a control: a panel may have one at another setting.
-        lines = max(2, len(self.modules) * (1 + bool(self.control))) + in_lecture()
+        lines = max(2, len(self.modules) * (1 + bool(self.controls))) + in_lecture()
         top = 0.4 + ROW * lines
         left = 0.3 + LETTER * max(len(_short(kind)) for kind in self.kinds)
         self.axes_ = row_of_axes(
@@ -230,6 +243,9 @@ class AdapterDisplay(Display):
             for dash, _ in zip(CONTROL_DASHES, slots, strict=False)
         ]
 
+    def _fixed(self) -> Any:
+        return self.places, self.limits, self.measure, len(self.modules)
+
     def _fill(self) -> None:
         cells = np.full((len(self.kinds), len(self.layers)), np.nan)
         for module, (kind, layer) in self.places.items():
@@ -241,7 +257,7 @@ class AdapterDisplay(Display):
             row, column = self._cell(*self.places[module])
             self.frames_[slot].set_xy((column - 0.5, row - 0.5))
             self.lines_[slot].set_data(*_curve(self.rows[module]))
-            control = self.control.get(module)
+            control = self.controls.get(module)
             self.control_lines_[slot].set_data(*_curve(control))
             words.append(f"{self._label(module)}: {_words(self.rows[module])}")
             stable = "" if control is None else f"{control['stable_rank']:.1f}"
@@ -269,16 +285,6 @@ class AdapterDisplay(Display):
 
     def _cell(self, kind: str, layer: int) -> tuple[int, int]:
         return self.kinds.index(kind), self.layers.index(layer)
-
-    def update(self, other: "AdapterDisplay") -> None:
-        """Show other modules, sizes or controls on the same layers with the same artists."""
-        same = other.places == self.places and other.limits == self.limits
-        if not same or len(other.modules) != len(self.modules) or other.measure != self.measure:
-            super().update(other)
-            return
-        self.rows, self.sizes, self.modules = other.rows, other.sizes, other.modules
-        self.control, self.control_name = other.control, other.control_name
-        self._fill()
 
     def ghost(self, pinned: "AdapterDisplay") -> list[Artist]:
         """The pinned modules' singular values as dotted grey lines."""

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,16 +12,21 @@ from matplotlib.figure import Figure
 from missviz.displays.saving import save_figure
 from missviz.style import CSS_PER_INCH, FAINT
 
+FROM_DATA: Any = None
+"""Default of a field that is found from the others where it is not given."""
 HIDDEN = "The outcome is hidden: guess first, then reveal it."
 
 
 class Display:
     """Data in `__init__`, artists (with a trailing underscore) after `.plot()`, which returns self.
+    Those here are dataclasses, whose fields are the data.
 
     As the last line of a notebook cell a plotted display is its picture, with one line of text
     for those who cannot see it. For a panel a display has, besides `plot` and `summary`:
 
-    `update(other)`   show another display's data with the artists that are there;
+    `_fill()`         give the artists that are there the data; the end of `plot`;
+    `_fixed()`        what `plot` draws once and `_fill` leaves: `update` keeps the artists where it
+                      is the same, and by default nowhere;
     `outcome_`        the artists that `reveal(False)` hides, for a class to guess first;
     `ghost(pinned)`   grey artists that keep another display of the kind in view.
 
@@ -41,8 +47,22 @@ class Display:
         raise NotImplementedError
 
     def update(self, other: Any) -> None:
-        """Show another display's data. Unless a display knows better, it is drawn anew."""
-        self.__dict__ = plotted(other).__dict__
+        """Show another display's data with the artists that are there, or, where those do not fit,
+        drawn anew."""
+        fixed, data = self._fixed(), _data(other)
+        if fixed is not None and fixed == other._fixed():
+            vars(self).update(data)
+            self._fill()
+        else:
+            vars(self).clear()
+            vars(self).update(data)
+            plotted(self)
+
+    def _fixed(self) -> Any:
+        return None
+
+    def _fill(self) -> None:
+        raise NotImplementedError
 
     def reveal(self, shown: bool = True) -> Self:
         """Show the outcome, or hide it; axes, limits and what is given stay."""
@@ -91,6 +111,12 @@ class Display:
             {"image/png": picture.getvalue(), "text/plain": words},
             {"image/png": {"alt": words, "width": width}},
         )
+
+
+def _data(display: Display) -> dict[str, Any]:
+    if not is_dataclass(display):  # a reader's own: all that it has before it is drawn
+        return dict(vars(display))
+    return {field.name: getattr(display, field.name) for field in fields(display)}
 
 
 def plotted(display: Display) -> Display:

@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ ROWS_SHOWN, COLUMNS_SHOWN = 16, 8
 from the last row."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ColinearityDisplay(Display):
     """ΔW cut into shards, the cosine of every two, and their mean against the scale of W₀.
 
@@ -56,37 +58,31 @@ class ColinearityDisplay(Display):
     Raises ValueError where shapes don't fit, or `present` is no index.
     """
 
-    def __init__(
-        self,
-        *,
-        delta: Float[np.ndarray, "out in_"],
-        cosines: Float[np.ndarray, "shards shards"],
-        singular_values: Float[np.ndarray, " n"],
-        width: int,
-        sigmas: Float[np.ndarray, " scales"],
-        means: Float[np.ndarray, " scales"],
-        present: int,
-        own_sigma: float,
-        name: str,
-        num_parameters: int,
-        origin: str,
-        notice: str = "",
-    ) -> None:
-        shards = -(-delta.shape[1] // width)
-        if cosines.shape != (shards, shards):
+    delta: Float[np.ndarray, "out in_"]
+    cosines: Float[np.ndarray, "shards shards"]
+    singular_values: Float[np.ndarray, " n"]
+    width: int
+    sigmas: Float[np.ndarray, " scales"]
+    means: Float[np.ndarray, " scales"]
+    present: int
+    own_sigma: float
+    name: str
+    num_parameters: int
+    origin: str
+    notice: str = ""
+
+    def __post_init__(self) -> None:
+        shards = -(-self.delta.shape[1] // self.width)
+        if self.cosines.shape != (shards, shards):
             raise ValueError(
-                f"cosines of shape {cosines.shape}; ΔW {delta.shape} has {shards} shards of "
-                f"width={width}"
+                f"cosines of shape {self.cosines.shape}; ΔW {self.delta.shape} has {shards} shards "
+                f"of width={self.width}"
             )
-        if sigmas.shape != means.shape or not 0 <= present < len(sigmas):
+        if self.sigmas.shape != self.means.shape or not 0 <= self.present < len(self.sigmas):
             raise ValueError(
-                f"present={present} with {len(sigmas)} sigmas and {len(means)} means; give one "
-                "mean per sigma, and the index of one"
+                f"present={self.present} with {len(self.sigmas)} sigmas and {len(self.means)} "
+                "means; give one mean per sigma, and the index of one"
             )
-        self.delta, self.cosines, self.singular_values = delta, cosines, singular_values
-        self.width, self.sigmas, self.means, self.present = width, sigmas, means, present
-        self.own_sigma, self.name, self.num_parameters = own_sigma, name, num_parameters
-        self.origin, self.notice = origin, notice
 
     @classmethod
     def over_scales(
@@ -112,22 +108,22 @@ class ColinearityDisplay(Display):
         own_sigma = float(weight.square().mean().sqrt())
         if own_sigma == 0:
             raise ValueError("W₀ is zero, so that it has no scale; give a layer with weights")
-        looks: list[_Look] = []
+        found: list[_Measured] = []
         for scale in scales:
             with torch.no_grad():
                 exact.base.weight.copy_(scale * weight)
             delta = exact.delta().detach()
             # Only Bat's ΔW changes with W₀; what stays need not be decomposed again.
-            same = looks and torch.equal(delta, looks[-1].delta)
-            looks.append(looks[-1] if same else _Look(delta, exact, width))
+            same = found and torch.equal(delta, found[-1].delta)
+            found.append(found[-1] if same else _Measured(delta, exact, width))
         return {
             scale: cls(
-                delta=look.delta.numpy(),
-                cosines=look.cosines.numpy(),
-                singular_values=look.values.numpy(),
+                delta=one.delta.numpy(),
+                cosines=one.cosines.numpy(),
+                singular_values=one.values.numpy(),
                 width=width,
                 sigmas=own_sigma * np.array(scales),
-                means=np.array([mean_cosine(other.cosines) for other in looks]),
+                means=np.array([mean_cosine(other.cosines) for other in found]),
                 present=index,
                 own_sigma=own_sigma,
                 name=adapter.method.name,
@@ -135,7 +131,7 @@ class ColinearityDisplay(Display):
                 origin=origin,
                 notice=notice,
             )
-            for index, (scale, look) in enumerate(zip(scales, looks, strict=True))
+            for index, (scale, one) in enumerate(zip(scales, found, strict=True))
         }
 
     @classmethod
@@ -257,13 +253,8 @@ class ColinearityDisplay(Display):
             *ax.plot(pinned.sigmas[here], pinned.means[here], marker, color=FAINT, ms=14),
         ]
 
-    def update(self, other: "ColinearityDisplay") -> None:
-        """Show another display of equal shapes and sigmas with the same artists."""
-        for name in ("delta", "cosines", "singular_values", "means", "present"):
-            setattr(self, name, getattr(other, name))
-        self.name, self.num_parameters = other.name, other.num_parameters
-        self.origin, self.notice = other.origin, other.notice
-        self._fill()
+    def _fixed(self) -> Any:
+        return self.delta.shape, self.width, self.own_sigma, self.sigmas.tolist()
 
     def _fill(self) -> None:
         self.ims_[0].set_data(self._corner() / color_limit(self.delta))
@@ -284,7 +275,7 @@ class ColinearityDisplay(Display):
         self.note_.set_text(f"{self._numbers()}{notice}")
 
 
-class _Look:
+class _Measured:
     """What is measured of one ΔW."""
 
     def __init__(self, delta: Tensor, adapter: Adapter, width: int) -> None:

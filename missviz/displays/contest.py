@@ -1,5 +1,6 @@
 """What fine-tuning a network gave: every method on every split that was looked at once."""
 
+from dataclasses import dataclass, field
 from typing import Self
 
 import pandas as pd
@@ -14,6 +15,7 @@ CURVES = ("final train", "final valid", "valid at stop")
 WORDS = {"constant": "majority class", "unadapted": "linear probe"}
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ContestDisplay(Display):
     """Accuracy of every method on each split that was looked at once, at the step where validation
     stopped: mean and 95 % interval over seeds, a column of points for each split.
@@ -28,13 +30,18 @@ class ContestDisplay(Display):
     After `plot`: `axes_` by split, `points_` by (method, split), `figure_`.
     """
 
-    def __init__(self, *, accuracies: pd.DataFrame, reference: str) -> None:
-        self.accuracies, self.reference = accuracies, reference
-        metrics = list(dict.fromkeys(accuracies["metric"]))
+    accuracies: pd.DataFrame
+    reference: str
+    splits: list[str] = field(init=False)
+    methods: list[str] = field(init=False)
+    _cells: pd.DataFrame = field(init=False)
+
+    def __post_init__(self) -> None:
+        metrics = list(dict.fromkeys(self.accuracies["metric"]))
         self.splits = [metric for metric in metrics if metric not in CURVES]
-        names = dict.fromkeys(accuracies["method"])
+        names = dict.fromkeys(self.accuracies["method"])
         self.methods = [name for name in names if name not in BASELINES]
-        self._cells = accuracies.set_index(["method", "metric"])
+        self._cells = self.accuracies.set_index(["method", "metric"])
 
     @classmethod
     def from_runs(cls, runs: Runs, *, reference: str | None = None) -> "ContestDisplay":

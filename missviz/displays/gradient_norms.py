@@ -1,5 +1,6 @@
 """First gradient norms against rank, beside what a larger first gradient does to training."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ EVERY = 5
 """Steps between the rings of the compensated run."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GradientNormDisplay(Display):
     """Left: first gradient over full fine-tuning's, against rank. Right: loss of the runs.
 
@@ -52,26 +54,22 @@ class GradientNormDisplay(Display):
     `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        norms: pd.DataFrame,
-        curves: dict[str, Float[np.ndarray, " steps1"]],
-        gain: float,
-        input_mean: float,
-        correlation: float,
-        optimiser: str,
-    ) -> None:
-        self.gain = validation.positive_float("gain", gain)
-        self.optimiser = validation.one_of("optimiser", optimiser, OPTIMISERS)
-        self.input_mean, self.correlation = input_mean, correlation
-        missing = {"family", "rank", "mean", "low", "high", "law"} - set(norms.columns)
+    norms: pd.DataFrame
+    curves: dict[str, Float[np.ndarray, " steps1"]]
+    gain: float
+    input_mean: float
+    correlation: float
+    optimiser: str
+
+    def __post_init__(self) -> None:
+        self.gain = validation.positive_float("gain", self.gain)
+        validation.one_of("optimiser", self.optimiser, OPTIMISERS)
+        missing = {"family", "rank", "mean", "low", "high", "law"} - set(self.norms.columns)
         if missing:
             raise ValueError(f"norms has no column {', '.join(sorted(missing))}")
-        if set(curves) != set(RUNS) or len({len(curve) for curve in curves.values()}) != 1:
+        lengths = {len(curve) for curve in self.curves.values()}
+        if set(self.curves) != set(RUNS) or len(lengths) != 1:
             raise ValueError(f"curves: expected equally long ones of {', '.join(RUNS)}")
-        self.norms, self.curves = norms, curves
-        self.others = [name for name in dict.fromkeys(norms["family"]) if name not in FAMILIES]
 
     @classmethod
     def from_tables(
@@ -124,6 +122,11 @@ class GradientNormDisplay(Display):
             correlation=correlation,
             optimiser=optimiser,
         )
+
+    @property
+    def others(self) -> list[str]:
+        """Families whose law is not known."""
+        return [name for name in dict.fromkeys(self.norms["family"]) if name not in FAMILIES]
 
     @property
     def divided_by(self) -> str:
@@ -205,6 +208,9 @@ class GradientNormDisplay(Display):
         self.lines_ = {run: ax.plot(steps, steps + 1.0, **look)[0] for run, look in looks.items()}
         self._run_key = Key(ax, list(looks.values()))
 
+    def _fixed(self) -> Any:
+        return sorted(self.norms["rank"].unique()), self.others, len(self.curves["gain 1"])
+
     def _fill(self) -> None:
         for family in (*FAMILIES, *self.others):
             rows = self.norms[self.norms["family"] == family].sort_values("rank")
@@ -221,13 +227,6 @@ class GradientNormDisplay(Display):
             f"gain {self.gain:g}, same rate",
             f"gain {self.gain:g}, rate/{self.divided_by}",
         )
-
-    def update(self, other: "GradientNormDisplay") -> None:
-        """Show another display's numbers with the same artists."""
-        self.norms, self.curves = other.norms, other.curves
-        self.gain, self.optimiser = other.gain, other.optimiser
-        self.input_mean, self.correlation = other.input_mean, other.correlation
-        self._fill()
 
     def ghost(self, pinned: "GradientNormDisplay") -> list[Artist]:
         """The pinned laws, and the pinned run at the same rate, in grey."""

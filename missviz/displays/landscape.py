@@ -1,5 +1,8 @@
 """The loss of one weight, over LoRA's two numbers."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
@@ -20,6 +23,7 @@ DARK_BELOW = 1.0
 """Colours of lower losses are dark."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LandscapeDisplay(Display):
     """Left: loss over (b, a), with the descent from b = 0. Right: the same steps, loss against b.
 
@@ -33,9 +37,12 @@ class LandscapeDisplay(Display):
     After `plot`: `path_`, `dots_`, `slice_`, `arrows_`, `axes_`, `figure_`.
     """
 
-    def __init__(self, *, path: Float[np.ndarray, "steps1 2"], training: str) -> None:
-        self.training = validation.one_of("training", training, TRAININGS)
-        self.path = np.asarray(path, dtype=float)
+    path: Float[np.ndarray, "steps1 2"]
+    training: str
+
+    def __post_init__(self) -> None:
+        validation.one_of("training", self.training, TRAININGS)
+        self.path = np.asarray(self.path, dtype=float)
         if self.path.ndim != 2 or self.path.shape[1] != 2 or len(self.path) == 0:
             raise ValueError(f"path of shape {self.path.shape}; give (steps + 1, 2)")
         if not np.isfinite(self.path).all():
@@ -133,6 +140,9 @@ class LandscapeDisplay(Display):
         (self.dots_,) = ax.plot([], [], ".-", color=RED, lw=1, ms=9)
         (self.end_,) = ax.plot([], [], "o", color=RED, ms=10)
 
+    def _fixed(self) -> Any:
+        return ()
+
     def _fill(self) -> None:
         b, a = self._grid
         along_b, along_a = gradient(b, a)
@@ -147,11 +157,6 @@ class LandscapeDisplay(Display):
         self.slice_.set_data(side, loss(side, self.path[0, 1]))
         self.dots_.set_data(self.path[:, 0], self.losses)
         self.end_.set_data(self.path[-1:, 0], self.losses[-1:])
-
-    def update(self, other: "LandscapeDisplay") -> None:
-        """Show another descent with the same artists."""
-        self.path, self.training = other.path, other.training
-        self._fill()
 
     def ghost(self, pinned: "LandscapeDisplay") -> list[Artist]:
         """The pinned descent in grey, on both axes."""

@@ -1,6 +1,7 @@
 """Figure 2 of the MiSS paper: curves, losses, and time, with a row for each method."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +32,7 @@ WIDTHS = {"curves": 2.0, "differences": 1.05, "times": 1.4}
 """Of the parts, relative to each other."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LunchDisplay(Display):
     """Training curves that end at the methods' names; in the same rows each method's last training
     loss and its loss on held-out points, as paired differences to one method, with 95 % intervals;
@@ -47,10 +49,9 @@ class LunchDisplay(Display):
     `points_` by (method, metric), `times_` by (method, "train" or "init"), `figure_`.
     """
 
-    def __init__(
-        self, *, race: RaceDisplay, losses: pd.DataFrame, timings: pd.DataFrame | None
-    ) -> None:
-        self.race, self.losses, self.timings = race, losses, timings
+    race: RaceDisplay
+    losses: pd.DataFrame
+    timings: pd.DataFrame | None
 
     @classmethod
     def from_runs(

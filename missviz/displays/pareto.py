@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ HALO = 330
 """Area of a halo, in square points, at P = 1."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ParetoDisplay(Display):
     """Cost against accuracy, with P(on the front) as a halo; the same P for the named methods.
 
@@ -51,35 +53,31 @@ class ParetoDisplay(Display):
     Raises ValueError where a cost is outside the limits or in the cut, or lengths differ.
     """
 
-    def __init__(
-        self,
-        *,
-        costs: Float[np.ndarray, " method"],
-        accuracies: Float[np.ndarray, " method"],
-        names: Sequence[str],
-        front: FrontUnderNoise,
-        cost: str,
-        limits: tuple[float, float],
-        ticks: Mapping[float, str],
-        noise: str,
-        note: str = "",
-        cut: tuple[float, float] | None = None,
-    ) -> None:
-        if not len(costs) == len(accuracies) == len(names) == len(front.probability):
+    costs: Float[np.ndarray, " method"]
+    accuracies: Float[np.ndarray, " method"]
+    names: Sequence[str]
+    front: FrontUnderNoise
+    cost: str
+    limits: tuple[float, float]
+    ticks: Mapping[float, str]
+    noise: str
+    note: str = ""
+    cut: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        costs, names, chance = self.costs, self.names, self.front.probability
+        if not len(costs) == len(self.accuracies) == len(names) == len(chance):
             raise ValueError(
-                f"costs ({len(costs)}), accuracies ({len(accuracies)}), names ({len(names)}) and "
-                f"front ({len(front.probability)}) are not of one length"
+                f"costs ({len(costs)}), accuracies ({len(self.accuracies)}), names ({len(names)}) "
+                f"and front ({len(chance)}) are not of one length"
             )
-        low, high = limits
+        low, high = self.limits
         if not 0 < low <= min(costs) <= max(costs) <= high:
             raise ValueError(
-                f"limits={limits} do not hold {cost} from {min(costs)} to {max(costs)}"
+                f"limits={self.limits} do not hold {self.cost} from {min(costs)} to {max(costs)}"
             )
-        if cut is not None and ((costs > cut[0]) & (costs < cut[1])).any():
-            raise ValueError(f"cut={cut} leaves out {cost} that are there")
-        self.cut = cut
-        self.costs, self.accuracies, self.names, self.front = costs, accuracies, names, front
-        self.cost, self.limits, self.ticks, self.noise, self.note = cost, limits, ticks, noise, note
+        if self.cut is not None and ((costs > self.cut[0]) & (costs < self.cut[1])).any():
+            raise ValueError(f"cut={self.cut} leaves out {self.cost} that are there")
 
     @classmethod
     def from_deviations(
@@ -176,17 +174,8 @@ class ParetoDisplay(Display):
         field.add_collection(edges, autolim=False)
         return [strokes, edges]
 
-    def update(self, other: "ParetoDisplay") -> None:
-        """Show other costs or another front of the same methods."""
-        self.costs, self.accuracies, self.front = other.costs, other.accuracies, other.front
-        self.cost, self.limits, self.ticks, self.cut = (
-            other.cost,
-            other.limits,
-            other.ticks,
-            other.cut,
-        )
-        self.noise = other.noise
-        self._fill()
+    def _fixed(self) -> Any:
+        return list(self.names), self.note
 
     def _fill(self) -> None:
         self.axes_[0].set_title(f"the front, {self.noise}")

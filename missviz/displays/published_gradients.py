@@ -1,5 +1,7 @@
 """First gradient norms as a paper reported them, and the √r law through LoRA's."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -9,6 +11,7 @@ from missviz.displays.base import Display
 from missviz.style import ink, method_styles, row_of_axes, text_scale
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PublishedGradientsDisplay(Display):
     """Published norms against rank (hollow markers; lines without a rank), and LoRA's law c √r.
 
@@ -21,20 +24,25 @@ class PublishedGradientsDisplay(Display):
     After `plot`: `points_` by method, `law_`, `ax_`, `figure_`.
     """
 
-    def __init__(self, *, table: pd.DataFrame) -> None:
-        missing = {"method", "rank", "norm", "uncertainty"} - set(table.columns)
+    table: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        missing = {"method", "rank", "norm", "uncertainty"} - set(self.table.columns)
         if missing:
             raise ValueError(f"table has no column {', '.join(sorted(missing))}")
-        if "LoRA" not in set(table["method"]):
+        if "LoRA" not in set(self.table["method"]):
             raise ValueError("table has no row of LoRA, through which the law is drawn")
-        self.table = table
-        lora = table[table["method"] == "LoRA"]
-        self.constant = float((lora["norm"] / np.sqrt(lora["rank"])).mean())
 
     @classmethod
     def from_published(cls) -> "PublishedGradientsDisplay":
         """DiSHA (arXiv 2409.15371v6), Fig. 1 and §9.1: Llama2-7B."""
         return cls(table=published.table("initial_gradients"))
+
+    @property
+    def constant(self) -> float:
+        """c."""
+        lora = self.table[self.table["method"] == "LoRA"]
+        return float((lora["norm"] / np.sqrt(lora["rank"])).mean())
 
     def summary(self) -> str:
         ranked = self.table.dropna(subset="rank")

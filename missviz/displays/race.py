@@ -1,7 +1,8 @@
 """The race: loss against step, one line per method; and what lies between them, seed by seed."""
 
 from collections.abc import Mapping
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ MOST = 4
 """Losses are drawn up to as many times what they are before training."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class RaceDisplay(Display):
     """Left the mean loss (mean squared error) against step and the constant predictor's; right the
     paired difference to one method, seed by seed. Bands are 95 % intervals over seeds.
@@ -40,18 +42,16 @@ class RaceDisplay(Display):
     `constant_line_`, `axes_` (one where there is one method), `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        losses: Mapping[str, Float[np.ndarray, "seeds steps1"]],
-        split: str,
-        constant: float,
-        reference: str,
-        note: str = "",
-    ) -> None:
-        self.losses, self.split, self.constant = dict(losses), split, float(constant)
-        self.reference, self.note = reference, note
-        against = self.losses[reference]
+    losses: Mapping[str, Float[np.ndarray, "seeds steps1"]]
+    split: str
+    constant: float
+    reference: str
+    note: str = ""
+    curves: dict[str, Curve] = field(init=False)
+    differences: dict[str, Curve] = field(init=False)
+
+    def __post_init__(self) -> None:
+        against = self.losses[self.reference]
         self.curves = {method: Curve.of(values) for method, values in self.losses.items()}
         with np.errstate(invalid="ignore"):  # where both diverged
             gaps = {method: values - against for method, values in self.losses.items()}
@@ -203,10 +203,10 @@ class RaceDisplay(Display):
             assert sample is not None
             sample.set_visible(True)  # they were hidden, as their lines are
 
-    def update(self, other: "RaceDisplay") -> None:
-        """Show other runs of the same methods."""
-        self.losses, self.split, self.constant = other.losses, other.split, other.constant
-        self.curves, self.differences = other.curves, other.differences
+    def _fixed(self) -> Any:
+        return list(self.losses), self.note
+
+    def _fill(self) -> None:
         self._write_titles()
         self._left.show(self.curves, self._levels(), floor=self._floor, most=self._most)
         for part in self._parts[1:]:

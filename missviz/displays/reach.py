@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.artist import Artist
 
 from missviz.adapters.base import Method
 from missviz.analysis.reach_by_rank import Reach, reaches_of
-from missviz.displays.base import Display
+from missviz.displays.base import FROM_DATA, Display
 from missviz.displays.colors import Cells, beyond, color_limit
 from missviz.displays.labels import below
 from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
@@ -20,6 +21,7 @@ CHARACTERS = 24
 """Of a line below the target."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ReachDisplay(Display):
     """A wanted update M; the share of ‖M‖² in reach against trained numbers; the same at one rank.
 
@@ -41,29 +43,25 @@ class ReachDisplay(Display):
     After `plot`: `im_`, `lines_` and `bars_` by method, `axes_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        target: Float[np.ndarray, "out in_"],
-        name: str,
-        reaches: Mapping[str, Reach],
-        rank: int,
-        limit: float | None = None,
-        notice: str = "",
-        on_inputs: bool = False,
-    ) -> None:
-        if target.ndim != 2 or not target.any():
-            raise ValueError(f"target of shape {target.shape} is not a matrix other than zero")
-        if not reaches:
+    target: Float[np.ndarray, "out in_"]
+    name: str
+    reaches: Mapping[str, Reach]
+    rank: int
+    limit: float = FROM_DATA
+    notice: str = ""
+    on_inputs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target.ndim != 2 or not self.target.any():
+            raise ValueError(f"target of shape {self.target.shape} is not a matrix other than zero")
+        if not self.reaches:
             raise ValueError("reaches is empty; give at least one method")
-        if all(found.at(rank) is None for found in reaches.values()):
-            known = sorted({int(rank) for found in reaches.values() for rank in found.ranks})
+        if all(found.at(self.rank) is None for found in self.reaches.values()):
+            known = sorted({int(rank) for found in self.reaches.values() for rank in found.ranks})
             raise ValueError(
-                f"rank={rank} was not computed; choose from {', '.join(map(str, known))}"
+                f"rank={self.rank} was not computed; choose from {', '.join(map(str, known))}"
             )
-        self.target, self.name, self.reaches, self.rank = target, name, dict(reaches), rank
-        self.notice, self.on_inputs = notice, on_inputs
-        self.limit = limit or color_limit(target)
+        self.limit = self.limit or color_limit(self.target)
 
     @classmethod
     def from_target(
@@ -168,11 +166,8 @@ class ReachDisplay(Display):
             )
         ]
 
-    def update(self, other: "ReachDisplay") -> None:
-        """Show another target of the same shape and limit, or another rank, of the same methods."""
-        self.target, self.name, self.reaches = other.target, other.name, other.reaches
-        self.rank = other.rank
-        self._fill()
+    def _fixed(self) -> Any:
+        return self.target.shape, list(self.reaches), self.limit, self.notice, self.on_inputs
 
     def _fill(self) -> None:
         self.im_.set_data(self.target)

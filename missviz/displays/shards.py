@@ -1,5 +1,6 @@
 """A small D copied until it has W's shape, and two ways to y: D S and ΔW x."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from missviz.adapters.base import Adapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.adapters.shards import shard_sums
 from missviz.analysis.shards import column_directions
-from missviz.displays.base import Display
+from missviz.displays.base import FROM_DATA, Display
 from missviz.displays.digits import Digits
 from missviz.style import (
     BLUE,
@@ -59,6 +60,7 @@ LONGEST = 0.45 * BARS
 """Of a bar, in cells, from the zero line."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ShardDisplay(Display):
     """ΔW = expand(D), each cell coloured by the column (or row) of D that it is in, and y twice.
 
@@ -92,46 +94,44 @@ class ShardDisplay(Display):
     `pointer_`, `axes_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        D: Float[np.ndarray, "rows columns"],
-        delta: Float[np.ndarray, "out in_"],
-        x: Float[np.ndarray, " in_"],
-        sums: Float[np.ndarray, " columns"],
-        owner: Int[np.ndarray, " places"],
-        share: str,
-        name: str,
-        trace: int = 0,
-        limits: tuple[float, float] | None = None,
-        color: str = "entry",
-        largest: float | None = None,
-        gains: Float[np.ndarray, " in_"] | None = None,
-        notice: str = "",
-    ) -> None:
-        validation.one_of("share", share, ("columns", "rows"))
-        validation.one_of("color", color, COLORS)
-        out_features, in_features = delta.shape
-        by_columns = share == "columns"
-        rank = D.shape[1] if by_columns else D.shape[0]
+    D: Float[np.ndarray, "rows columns"]
+    delta: Float[np.ndarray, "out in_"]
+    x: Float[np.ndarray, " in_"]
+    sums: Float[np.ndarray, " columns"]
+    owner: Int[np.ndarray, " places"]
+    share: str
+    name: str
+    trace: int = 0
+    limits: tuple[float, float] = FROM_DATA
+    color: str = "entry"
+    largest: float = FROM_DATA
+    gains: Float[np.ndarray, " in_"] = FROM_DATA
+    notice: str = ""
+    products: Float[np.ndarray, " rows"] = field(init=False)
+    y: Float[np.ndarray, " out"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        validation.one_of("share", self.share, ("columns", "rows"))
+        validation.one_of("color", self.color, COLORS)
+        out_features, in_features = self.delta.shape
+        by_columns = self.share == "columns"
+        rank = self.D.shape[1] if by_columns else self.D.shape[0]
         wanted = (out_features, rank) if by_columns else (rank, in_features)
         places = in_features if by_columns else out_features
-        found = D.shape, x.shape, sums.shape, owner.shape
+        found = self.D.shape, self.x.shape, self.sums.shape, self.owner.shape
         if found != (wanted, (in_features,), wanted[1:], (places,)):
             raise ValueError(
-                f"D {D.shape}, x {x.shape}, sums {sums.shape} and owner {owner.shape} do not fit "
-                f"ΔW {delta.shape} where {share} are shared"
+                f"D {self.D.shape}, x {self.x.shape}, sums {self.sums.shape} and owner "
+                f"{self.owner.shape} do not fit ΔW {self.delta.shape} where {self.share} are shared"
             )
         validation.at_most("rank", rank, "the number of hues", len(HUES))
-        if isinstance(trace, bool) or trace not in range(places):
-            raise ValueError(f"trace={trace!r}: ΔW has {share} 0 to {places - 1}")
-        self.D, self.delta, self.x, self.sums, self.owner = D, delta, x, sums, owner
-        self.share, self.name, self.trace = share, name, trace
-        self.gains, self.notice = np.ones(in_features) if gains is None else gains, notice
-        self.products, self.y = D @ sums, delta @ x
-        longest = max(_largest(x), _largest(sums)), _largest(self.y)
-        self.limits = limits or (longest[0] or 1.0, longest[1] or 1.0)
-        self.largest = (largest or _largest(delta) or 1.0) if color == "value" else None
+        if isinstance(self.trace, bool) or self.trace not in range(places):
+            raise ValueError(f"trace={self.trace!r}: ΔW has {self.share} 0 to {places - 1}")
+        self.gains = np.ones(in_features) if self.gains is None else self.gains
+        self.products, self.y = self.D @ self.sums, self.delta @ self.x
+        longest = max(_largest(self.x), _largest(self.sums)), _largest(self.y)
+        self.limits = self.limits or (longest[0] or 1.0, longest[1] or 1.0)
+        self.largest = self.largest or _largest(self.delta) or 1.0
 
     @classmethod
     def from_adapter(
@@ -140,9 +140,9 @@ class ShardDisplay(Display):
         x: Float[Tensor, " in_"],
         *,
         trace: int = 0,
-        limits: tuple[float, float] | None = None,
+        limits: tuple[float, float] = FROM_DATA,
         color: str = "entry",
-        largest: float | None = None,
+        largest: float = FROM_DATA,
         notice: str = "",
     ) -> "ShardDisplay":
         """What a method does to one input now, in float64.
@@ -210,6 +210,10 @@ class ShardDisplay(Display):
         }
 
     @property
+    def _largest_color(self) -> float | None:
+        return self.largest if self.color == "value" else None
+
+    @property
     def copies(self) -> list[int]:
         """The columns (or rows) of ΔW that equal the traced one by construction, but for their
         gains, and itself."""
@@ -256,7 +260,7 @@ class ShardDisplay(Display):
         )
         self.figure_ = self.axes_[0].figure  # type: ignore[assignment]
         self.short_, self.long_ = (
-            _Way(ax, self.delta.shape, self.limits, self.largest) for ax in self.axes_
+            _Way(ax, self.delta.shape, self.limits, self._largest_color) for ax in self.axes_
         )
         self.axes_[0].set_xlabel("columns of D")
         self._draw_void()
@@ -290,12 +294,8 @@ class ShardDisplay(Display):
         """Grey lines where the bars of y = ΔW x ended: y alone means the same in every layout."""
         return [self.long_.product.mark_ends(pinned.y)]
 
-    def update(self, other: "ShardDisplay") -> None:
-        """Show another display, of a ΔW of the same shape, with the same artists and limits."""
-        for given in ("D", "delta", "x", "sums", "owner", "share", "name", "trace", "gains"):
-            setattr(self, given, getattr(other, given))
-        self.products, self.y = other.products, other.y
-        self._fill()
+    def _fixed(self) -> Any:
+        return self.delta.shape, self.limits, self._largest_color, self.notice
 
     def _fill(self) -> None:
         by_columns = self.share == "columns"

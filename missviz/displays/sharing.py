@@ -1,6 +1,7 @@
 """When layers should share: share of their targets reached, against how alike the targets are."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.collections import LineCollection
 
 from missviz.adapters.base import Method
 from missviz.analysis.sharing import curves_of, sharing_table
-from missviz.displays.base import Display
+from missviz.displays.base import FROM_DATA, Display
 from missviz.displays.colors import Cells
 from missviz.style import FAINT, ink, method_styles, row_of_axes, text_scale
 
@@ -20,6 +21,7 @@ ACROSS = 2
 """Layers' targets beside each other."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SharingDisplay(Display):
     """What layers want; the share of it in reach against c, how alike that is; the same at one c.
 
@@ -39,23 +41,22 @@ class SharingDisplay(Display):
     Raises ValueError where `targets` is not 3-D or zero, or `curves` has no such c.
     """
 
-    def __init__(
-        self,
-        *,
-        targets: Float[np.ndarray, "layer out in_"],
-        curves: pd.DataFrame,
-        alike: float,
-        limit: float | None = None,
-        note: str = "",
-    ) -> None:
-        if targets.ndim != 3 or not targets.any():
-            raise ValueError(f"targets of shape {targets.shape} are not matrices other than zero")
-        known = sorted(set(curves["alike"]))
-        if alike not in known:
+    targets: Float[np.ndarray, "layer out in_"]
+    curves: pd.DataFrame
+    alike: float
+    limit: float = FROM_DATA
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.targets.ndim != 3 or not self.targets.any():
+            raise ValueError(
+                f"targets of shape {self.targets.shape} are not matrices other than zero"
+            )
+        known = sorted(set(self.curves["alike"]))
+        if self.alike not in known:
             shown = ", ".join(f"{c:g}" for c in known)
-            raise ValueError(f"alike={alike} was not computed; choose from {shown}")
-        self.targets, self.curves, self.alike, self.note = targets, curves, alike, note
-        self.limit = limit or float(np.abs(targets).max())
+            raise ValueError(f"alike={self.alike} was not computed; choose from {shown}")
+        self.limit = self.limit or float(np.abs(self.targets).max())
 
     @classmethod
     def from_methods(
@@ -75,6 +76,11 @@ class SharingDisplay(Display):
         """
         curves = curves_of(sharing_table(methods, list(targets), **settings))
         return cls(targets=targets[alike].numpy(), curves=curves, alike=alike)
+
+    @property
+    def methods(self) -> list[str]:
+        """By the names that are shown."""
+        return list(dict.fromkeys(self.curves["method"]))
 
     @property
     def cosine(self) -> float:
@@ -123,15 +129,15 @@ class SharingDisplay(Display):
             ylabel="share in reach",
         )
         curves.set_yticks(parts, percent)
-        methods = list(dict.fromkeys(self.curves["method"]))
-        bars.set(xlim=(-0.05, 1.1), ylim=(len(methods) - 0.5, -0.5), xlabel="share in reach")
+        bars.set(xlim=(-0.05, 1.1), ylim=(len(self.methods) - 0.5, -0.5), xlabel="share in reach")
         bars.set_xticks(parts[::2], percent[::2])
         bars.set_yticks(
-            range(len(methods)), [name + " ≥" * (name in self.at_least) for name in methods]
+            range(len(self.methods)),
+            [name + " ≥" * (name in self.at_least) for name in self.methods],
         )
         bars.tick_params(axis="y", length=0)
         self.lines_, self.strokes_, self.bars_ = {}, {}, {}
-        for name, style in method_styles(methods).items():
+        for name, style in method_styles(self.methods).items():
             look: dict[str, Any] = {"color": style.color, "ls": style.linestyle}
             look |= {"marker": style.marker, "mec": ink(), "mew": 0.6, "ms": 8 * text_scale()}
             (self.lines_[name],) = curves.plot([], [], **look)
@@ -154,10 +160,8 @@ class SharingDisplay(Display):
             )
         ]
 
-    def update(self, other: "SharingDisplay") -> None:
-        """Show other targets of the same shape, another c, or other curves of the same methods."""
-        self.targets, self.curves, self.alike = other.targets, other.curves, other.alike
-        self._fill()
+    def _fixed(self) -> Any:
+        return self.targets.shape, self.methods, self.at_least, self.limit, self.note
 
     def _fill(self) -> None:
         self.im_.set_data(_tiles(self.targets))

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from missviz.adapters.base import Adapter
 from missviz.adapters.fixed_factor import FixedFactorAdapter
 from missviz.adapters.miss import MiSSAdapter
 from missviz.analysis.spectra import energy, spectrum, stable_rank
-from missviz.displays.base import Display
+from missviz.displays.base import FROM_DATA, Display
 from missviz.displays.labels import ROW, WordsAbove, lying_on_one_another, points_of
 from missviz.style import FAINT, in_lecture, ink, method_styles, row_of_axes, text_scale
 
@@ -73,6 +73,7 @@ class Spectrum:
         return f"σ(ΔW) = {low if low == high else f'{low} to {high}'} σ(D)"
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SpectrumDisplay(Display):
     """σ(ΔW), σ(W₀) and σ(W₀ + ΔW) on logarithmic axes; share of Σσ² in the first n; ranks in words.
 
@@ -90,32 +91,30 @@ class SpectrumDisplay(Display):
     `texts_` in the order of `spectra`; `notice_text_`, `axes_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        spectra: Mapping[str, Spectrum | None],
-        base: Float[np.ndarray, " n"],
-        notice: str = "",
-        top: float | None = None,
-    ) -> None:
-        if not spectra:
+    spectra: Mapping[str, Spectrum | None]
+    base: Float[np.ndarray, " n"]
+    notice: str = ""
+    top: float = FROM_DATA
+    zero: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.spectra:
             raise ValueError("spectra is empty; give at least one method")
-        for name, of in spectra.items():
-            if of is not None and len(of.delta) != len(base):
+        for name, of in self.spectra.items():
+            if of is not None and len(of.delta) != len(self.base):
                 raise ValueError(
-                    f"{name} has {len(of.delta)} singular values and W₀ has {len(base)}; all "
+                    f"{name} has {len(of.delta)} singular values and W₀ has {len(self.base)}; all "
                     "updates must be on the same layer"
                 )
-        self.spectra, self.base, self.notice = dict(spectra), base, notice
-        shown = [of.moved.max() for of in spectra.values() if of is not None]
-        shown += [of.delta.max() for of in spectra.values() if of is not None]
-        scale = float(base.max()) or max([1e-30, *map(float, shown)])
+        shown = [of.moved.max() for of in self.spectra.values() if of is not None]
+        shown += [of.delta.max() for of in self.spectra.values() if of is not None]
+        scale = float(self.base.max()) or max([1e-30, *map(float, shown)])
         self.zero = ZERO * scale
-        self.top = top or 1.5 * max([scale, *map(float, shown)])
+        self.top = self.top or 1.5 * max([scale, *map(float, shown)])
 
     @classmethod
     def from_updates(
-        cls, updates: Mapping[str, Adapter], *, notice: str = "", top: float | None = None
+        cls, updates: Mapping[str, Adapter], *, notice: str = "", top: float = FROM_DATA
     ) -> "SpectrumDisplay":
         """Adapters on one layer as they are now, by the name that is shown: {"MiSS r=4": adapter}.
 
@@ -250,13 +249,11 @@ class SpectrumDisplay(Display):
             grey += shares.plot(n, shown, **dotted)
         return grey
 
-    def update(self, other: "SpectrumDisplay") -> None:
-        """Show other updates of the same W₀, as many as there are, with the same artists."""
-        self.spectra, self.notice = other.spectra, other.notice
-        self._fill()
-
     def _drawn(self, sigma: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         return np.where(sigma > self.zero, sigma, self._drawn_zero)
+
+    def _fixed(self) -> Any:
+        return len(self.spectra), self.base.tolist()
 
     def _fill(self) -> None:
         nothing = np.empty(0)

@@ -1,5 +1,8 @@
 """Who wins where: methods × target families."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -20,6 +23,7 @@ WHITE_BELOW = 0.03
 """Cells are dark there."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class TargetsDisplay(Display):
     """Test loss of each method on each target, as a share of the unadapted network's loss.
 
@@ -35,15 +39,10 @@ class TargetsDisplay(Display):
     After `plot`: `im_`, `texts_`, `frames_` (one patch with all frames), `ax_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        shares: pd.DataFrame,
-        winners: dict[str, str | None],
-        shown: str = "test loss / unadapted loss",
-        note: str = "",
-    ) -> None:
-        self.shares, self.winners, self.shown, self.note = shares, winners, shown, note
+    shares: pd.DataFrame
+    winners: dict[str, str | None]
+    shown: str = "test loss / unadapted loss"
+    note: str = ""
 
     @classmethod
     def from_runs(cls, runs: Runs) -> "TargetsDisplay":
@@ -88,18 +87,16 @@ class TargetsDisplay(Display):
         if own and self.note:
             self.figure_.text(0.005, 0.012, self.note, fontsize="small", color=FAINT)
         self.outcome_ = [self.im_, *self.texts_, self.frames_]
-        ax.set_yticks(range(rows), self.shares.index)
         self._fill()
         return self
 
-    def update(self, other: "TargetsDisplay") -> None:
-        """Show other shares on the same targets, from as many methods."""
-        if list(other.shares.index) != list(self.shares.index):  # new labels redraw the axis
-            self.ax_.set_yticks(range(len(other.shares)), other.shares.index)
-        self.shares, self.winners, self.shown = other.shares, other.winners, other.shown
-        self._fill()
+    def _fixed(self) -> Any:
+        return len(self.shares), list(self.shares.columns), self.note
 
     def _fill(self) -> None:
+        names = list(self.shares.index)
+        if [label.get_text() for label in self.ax_.get_yticklabels()] != names:
+            self.ax_.set_yticks(range(len(names)), names)  # redraws the axis
         values = self.shares.to_numpy()
         self.im_.set_data(np.clip(values, LEAST_SHOWN, 1))
         for text, value in zip(self.texts_, values.flat, strict=True):

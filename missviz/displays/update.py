@@ -2,6 +2,7 @@
 
 import copy
 import textwrap
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
 from missviz.adapters.base import Adapter
-from missviz.displays.base import Display
+from missviz.displays.base import FROM_DATA, Display
 from missviz.displays.colors import Cells, beyond, color_limit, color_scale
 from missviz.displays.digits import Digits
 from missviz.displays.labels import below
@@ -25,6 +26,7 @@ LINE = 22
 """Characters of a reason before it is broken."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class UpdateDisplay(Display):
     """W₀, ΔW and W₀ + ΔW side by side on one colour scale; digits in cells up to 8 × 8.
 
@@ -40,31 +42,27 @@ class UpdateDisplay(Display):
     After `plot`: `ims_` and `digits_` (one per square; none if larger), `axes_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        base: Float[np.ndarray, "out in_"],
-        delta: Float[np.ndarray, "out in_"] | None,
-        name: str,
-        limit: float | None = None,
-        notice: str = "",
-        x: Float[np.ndarray, " in_"] | None = None,
-    ) -> None:
-        if base.ndim != 2 or (delta is not None and base.shape != delta.shape):
-            shape = None if delta is None else delta.shape
-            raise ValueError(f"base {base.shape} and delta {shape} are not two equal matrices")
-        if x is not None and x.shape != base.shape[1:]:
-            raise ValueError(f"x {x.shape} does not fit a base {base.shape}")
-        self.base, self.delta, self.name = base, delta, name
-        self.notice, self.x = notice, x
-        self.limit = limit or color_limit(*self._shown)
+    base: Float[np.ndarray, "out in_"]
+    delta: Float[np.ndarray, "out in_"] | None
+    name: str
+    limit: float = FROM_DATA
+    notice: str = ""
+    x: Float[np.ndarray, " in_"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.base.ndim != 2 or (self.delta is not None and self.base.shape != self.delta.shape):
+            shape = None if self.delta is None else self.delta.shape
+            raise ValueError(f"base {self.base.shape} and delta {shape} are not two equal matrices")
+        if self.x is not None and self.x.shape != self.base.shape[1:]:
+            raise ValueError(f"x {self.x.shape} does not fit a base {self.base.shape}")
+        self.limit = self.limit or color_limit(*self._shown)
 
     @classmethod
     def from_adapter(
         cls,
         adapter: Adapter,
         *,
-        limit: float | None = None,
+        limit: float = FROM_DATA,
         notice: str = "",
         x: Float[np.ndarray, " in_"] | None = None,
     ) -> "UpdateDisplay":
@@ -202,10 +200,8 @@ class UpdateDisplay(Display):
         grey = PathPatch(Path.make_compound_path(*bars), facecolor=FAINT, edgecolor="black", lw=0.7)
         return [self.axes_[1].add_patch(grey)]
 
-    def update(self, other: "UpdateDisplay") -> None:
-        """Show another display's matrices, of the same shape and limit, with the same artists."""
-        self.base, self.delta, self.name = other.base, other.delta, other.name
-        self._fill()
+    def _fixed(self) -> Any:
+        return self._with_x(self.base).shape, self.limit, self.notice
 
     def _fill(self) -> None:
         if self.delta is None:

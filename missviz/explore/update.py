@@ -18,6 +18,7 @@ from missviz.adapters.lora import LoRA
 from missviz.adapters.miss import MiSS
 from missviz.adapters.pissa import PiSSA
 from missviz.adapters.trial import on_layer, randomise
+from missviz.displays.base import FROM_DATA
 from missviz.displays.update import MOST_WITH_DIGITS, UpdateDisplay
 from missviz.explore.methods import Choice, Menu
 from missviz.explore.panel import Panel
@@ -118,7 +119,7 @@ def _display(
     x: np.ndarray | None,
     method: Choice,
     rank: int,
-    limit: float | None = None,
+    limit: float = FROM_DATA,
 ) -> UpdateDisplay:
     try:
         adapter = on_layer(menu.at(method, rank), linear)

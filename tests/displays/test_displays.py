@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 from explore.test_every_panel import check_text
+from helpers import drawn, random
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import missviz as mv
-from missviz.displays import LunchDisplay, RaceDisplay, TargetsDisplay, UpdateDisplay
+from missviz.displays import (
+    LandscapeDisplay,
+    LunchDisplay,
+    RaceDisplay,
+    ShardDisplay,
+    TargetsDisplay,
+    UpdateDisplay,
+)
 from missviz.experiments import Runs
 from missviz.experiments.arguments import default_methods
 from missviz.style import _BY_PREFIX, method_style
@@ -324,3 +332,46 @@ def test_markers_and_dashes_differ_within_figure_2() -> None:
     looks = [method_style(method.name) for method in default_methods()]
     for attribute in ("color", "marker", "linestyle"):
         assert len({getattr(look, attribute) for look in looks}) == len(looks)
+
+
+def shards_of(method: mv.Method, out_features: int, color: str = "entry") -> ShardDisplay:
+    adapter = method.on(random_linear(out_features, 6, torch.float32))
+    randomise(adapter)
+    x = torch.arange(6.0)
+    return ShardDisplay.from_adapter(adapter, x, color=color, limits=(9.0, 9.0))
+
+
+def square(size: int, *, limit: float | None = None, seed: int = 0) -> UpdateDisplay:
+    base, delta = (random(size, size, seed=seed + n).numpy() for n in (0, 1))
+    return UpdateDisplay(base=base, delta=delta, name="x", limit=limit)
+
+
+OTHERS = {
+    "other numbers": (lambda: square(4, limit=3), lambda: square(4, limit=3, seed=5), True),
+    "other colours": (lambda: square(4), lambda: square(4, seed=5), False),
+    "another shape": (lambda: square(4, limit=3), lambda: square(5, limit=3), False),
+    "another method": (lambda: shards_of(mv.MiSS(2), 5), lambda: shards_of(mv.LoRA(2), 5), True),
+    "coloured by value": (
+        lambda: shards_of(mv.MiSS(2), 5),
+        lambda: shards_of(mv.MiSS(2), 5, "value"),
+        False,
+    ),
+    "another descent": (
+        lambda: LandscapeDisplay.from_start(0.5),
+        lambda: LandscapeDisplay.from_start(2.0, "a frozen", steps=3),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_an_updated_display_is_the_other_drawn_directly(case: str) -> None:
+    make, make_other, kept = OTHERS[case]
+    shown, other = make().plot(), make_other()
+    figure = shown.figure_
+    shown.pin(other, "before").unpin()
+    shown.update(other)
+    assert not hasattr(other, "figure_"), "the other gives its data alone"
+    assert (shown.figure_ is figure) == kept
+    assert shown.summary() == other.summary()
+    assert np.array_equal(drawn(shown), drawn(make_other().plot()))
