@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,12 +49,14 @@ class Display:
     def update(self, other: Any) -> None:
         """Show another display's data with the artists that are there, or, where those do not fit,
         drawn anew."""
-        fixed, data = self._fixed(), _data(other)
+        fixed = self._fixed()
         if fixed is not None and fixed == other._fixed():
-            vars(self).update(data)
+            for field in fields(other):
+                setattr(self, field.name, getattr(other, field.name))
             self._fill()
         else:
-            vars(self).clear()
+            data = dict(vars(other))
+            vars(self).clear()  # artists, a ghost, what is hidden
             vars(self).update(data)
             plotted(self)
 
@@ -111,12 +113,6 @@ class Display:
             {"image/png": picture.getvalue(), "text/plain": words},
             {"image/png": {"alt": words, "width": width}},
         )
-
-
-def _data(display: Display) -> dict[str, Any]:
-    if not is_dataclass(display):  # a reader's own: all that it has before it is drawn
-        return dict(vars(display))
-    return {field.name: getattr(display, field.name) for field in fields(display)}
 
 
 def plotted(display: Display) -> Display:

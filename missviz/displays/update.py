@@ -201,7 +201,7 @@ class UpdateDisplay(Display):
         return [self.axes_[1].add_patch(grey)]
 
     def _fixed(self) -> Any:
-        return self._with_x(self.base).shape, self.limit, self.notice
+        return self.base.shape, self.x is None, self.limit, self.notice
 
     def _fill(self) -> None:
         if self.delta is None:

@@ -341,14 +341,15 @@ def shards_of(method: mv.Method, out_features: int, color: str = "entry") -> Sha
     return ShardDisplay.from_adapter(adapter, x, color=color, limits=(9.0, 9.0))
 
 
-def square(size: int, *, limit: float | None = None, seed: int = 0) -> UpdateDisplay:
+def square(size: int, *, seed: int = 0, **options) -> UpdateDisplay:
     base, delta = (random(size, size, seed=seed + n).numpy() for n in (0, 1))
-    return UpdateDisplay(base=base, delta=delta, name="x", limit=limit)
+    return UpdateDisplay(base=base, delta=delta, name="x", **options)
 
 
 OTHERS = {
     "other numbers": (lambda: square(4, limit=3), lambda: square(4, limit=3, seed=5), True),
     "other colours": (lambda: square(4), lambda: square(4, seed=5), False),
+    "with an input": (lambda: square(6, limit=3), lambda: square(4, limit=3, x=np.ones(4)), False),
     "another shape": (lambda: square(4, limit=3), lambda: square(5, limit=3), False),
     "another method": (lambda: shards_of(mv.MiSS(2), 5), lambda: shards_of(mv.LoRA(2), 5), True),
     "coloured by value": (

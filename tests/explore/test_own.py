@@ -1,5 +1,7 @@
 """A lecturer's own panel over any display."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,22 @@ class Heights(Display):
         self.figure_ = self.ax_.figure
         self.outcome_ = list(self.ax_.bar(range(len(self.heights)), self.heights))
         return self
+
+
+@dataclass
+class Squares(Heights):
+    """Data as those of the house have them, and something found from them."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        self.heights = np.arange(self.count) ** 2
+
+
+def test_a_display_may_be_a_dataclass() -> None:
+    panel = mv.explore.panel(Squares, count=[3, 5])
+    assert panel.set(count=5).summary == "5 bars"
+    assert [bar.get_height() for bar in panel.view.display.outcome_] == [0, 1, 4, 9, 16]
 
 
 def test_a_function_that_makes_a_display() -> None:
