@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ LINE = 0.19
 """Inches."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ClaimDisplay(Display):
     """A claim in words, its verdict, and for each place where it was tried the effect with its 95 %
     interval; green is where the effect must lie for the claim to hold.
@@ -34,19 +36,13 @@ class ClaimDisplay(Display):
     After `plot`: `points_` by place, `band_`, `ax_`, `figure_`.
     """
 
-    def __init__(
-        self,
-        *,
-        claim: str,
-        verdict: str,
-        intervals: Mapping[str, Interval],
-        band: tuple[float, float],
-        unit: str,
-        said: str = "",
-        lines: Sequence[str] = (),
-    ) -> None:
-        self.claim, self.verdict, self.intervals = claim, verdict, dict(intervals)
-        self.band, self.unit, self.said, self.lines = band, unit, said, tuple(lines)
+    claim: str
+    verdict: str
+    intervals: Mapping[str, Interval]
+    band: tuple[float, float]
+    unit: str
+    said: str = ""
+    lines: Sequence[str] = ()
 
     def summary(self) -> str:
         found = "; ".join(
