@@ -164,9 +164,6 @@ steps = mv.experiments.no_free_lunch([no_adapter, *ladder, *scaled], "published"
 steps = steps.summary(reference="MiSS r=4")
 shown = steps[~steps.method.isin(["constant", "unadapted"])]
 by_method = shown.pivot(index="method", columns="metric", values="mean")
-by_method.loc[[method.name for method in (no_adapter, *ladder, *scaled)]].round(4)
-
-# %%
 final = steps[steps.metric == "final train"].set_index("method")
 alone = final.loc[no_adapter.name, "mean"]
 print(f"second layer alone: training loss {final.loc['unadapted', 'mean']:.3f} → {alone:.3f}")
@@ -194,6 +191,7 @@ for shape in ((64, 64), (4096, 11008)):
         f"{m.name}: {m.num_parameters(*shape):,}" for m in (mv.LoRA(2), mv.LoRA(4), mv.MiSS(4))
     )
     print(f"{shape[0]:>5} × {shape[1]:<6}{counts}")
+by_method.loc[[method.name for method in (no_adapter, *ladder, *scaled)]].round(4)
 
 # %% [markdown]
 # * The control copies nothing and is as fast as MiSS. More gain: lower training loss, higher lowest
