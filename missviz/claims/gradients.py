@@ -380,7 +380,7 @@ CLAIMS = (
         unit="ln(norm / next norm)",
         rule=Order(0.1),
         because="a tenth; the figure can be read to about 3 %",
-        seconds=20,
+        seconds=25,
         measure=larger_first_gradient,
     ),
     Claim(
@@ -419,7 +419,7 @@ CLAIMS = (
         unit="correlation of the logarithms",
         rule=Larger(0.7),
         because="below it, less than half of the variance is explained",
-        seconds=90,
+        seconds=100,
         measure=curvature_sets_rate,
     ),
 )
