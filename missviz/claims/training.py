@@ -241,7 +241,7 @@ CLAIMS = (
         unit="ln(LoRA's steps / MiSS's)",
         rule=Larger(0.22),
         because="a quarter more steps",
-        seconds=30,
+        seconds=10,
         measure=one_matrix_simpler,
     ),
     Claim(
@@ -292,7 +292,7 @@ CLAIMS = (
         unit="share of the unadapted loss",
         rule=Larger(INTERESTING),
         because=BECAUSE,
-        seconds=60,
+        seconds=35,
         measure=no_method_wins,
     ),
     Claim(
@@ -304,7 +304,7 @@ CLAIMS = (
         unit="share of the unadapted loss that LoRA leaves more",
         rule=Larger(INTERESTING),
         because=BECAUSE,
-        seconds=20,
+        seconds=8,
         measure=pissa_faster,
     ),
     Claim(
@@ -316,7 +316,7 @@ CLAIMS = (
         unit="share of the unadapted loss that the next rank learns more",
         rule=Order(-INTERESTING),
         because=BECAUSE,
-        seconds=60,
+        seconds=18,
         measure=rank_helps,
     ),
 )

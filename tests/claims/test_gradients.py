@@ -105,13 +105,13 @@ def test_less_variance_in_misss_gradients_would_be_seen(monkeypatch, small) -> N
     judged = judge(CLAIMS["gradient-variance"], FEW, "cpu")
     assert judged.verdict != "holds here"
     assert finite(judged)
-    calm = np.array([0.01, 1, 1, 1])
-    ratios, after = gradients.ratios, gradients.after_training
-    monkeypatch.setattr(gradients, "ratios", lambda *args: np.array(ratios(*args)) * calm)
+    calm = np.log([0.01, 1, 1, 1])
+    ratios, after = gradients.log_ratios, gradients.after_training
+    monkeypatch.setattr(gradients, "log_ratios", lambda *args: ratios(*args) + calm[: len(args[3])])
 
     def calmer(*args):
         found, losses = after(*args)
-        return found * calm, losses
+        return found + calm, losses
 
     monkeypatch.setattr(gradients, "after_training", calmer)
     assert judge(CLAIMS["gradient-variance"], FEW, "cpu").verdict == "holds here"
