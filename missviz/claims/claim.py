@@ -260,7 +260,8 @@ def parts_of(measured: Measured) -> dict[str, Evidence]:
 def verdict_of(claim: Claim, parts: Mapping[str, Evidence]) -> str:
     """What follows from all pieces of evidence together.
 
-    All alike: that. Some hold and others do not: "holds in part", and which. Otherwise undecided.
+    All alike: that. Some hold and others do not: "holds in part", and where. Otherwise undecided,
+    and where it fails.
     """
     if claim.measure is None:
         return NOT_TESTABLE
@@ -268,9 +269,14 @@ def verdict_of(claim: Claim, parts: Mapping[str, Evidence]) -> str:
     found = set(each.values())
     if len(found) == 1:
         return found.pop()
-    if HOLDS in found:
-        return f"{IN_PART}: {', '.join(name for name, one in each.items() if one == HOLDS)}"
-    return UNDECIDED
+    decided = HOLDS if HOLDS in found else FAILS
+    places = ", ".join(name for name, one in each.items() if one == decided)
+    return f"{IN_PART}: {places}" if decided == HOLDS else f"{UNDECIDED}, but fails: {places}"
+
+
+def kind_of(verdict: str) -> str:
+    """Which of VERDICTS it is, without the places."""
+    return next((kind for kind in VERDICTS if verdict.startswith(kind)), verdict)
 
 
 def seeds_needed(rule: Rule, evidence: Evidence) -> int | None:

@@ -92,7 +92,7 @@ CLAIMS = (
         unit="share of the base task's variance",
         rule=Larger(0.05),
         because="a twentieth of what there was to know",
-        seconds=20,
+        seconds=90,
         measure=forgets_more,
     ),
 )

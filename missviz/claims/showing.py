@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from missviz.adapters import validation
+from missviz.claims.claim import kind_of
 from missviz.claims.ledger import COMMAND, Judgement, kept
 from missviz.displays.claim import ClaimDisplay, interval
 from missviz.explore.own import panel
@@ -189,6 +190,6 @@ def write_page(path: str | Path, evidence: Path | None = None) -> None:
 
 def count(judged: dict[str, Judgement]) -> str:
     """ "30 claims; holds here: 12, …"."""
-    verdicts = [one.verdict.split(":")[0] for one in judged.values()]
+    verdicts = [kind_of(one.verdict) for one in judged.values()]
     parts = [f"{kind}: {verdicts.count(kind)}" for kind in dict.fromkeys(verdicts)]
     return f"{len(verdicts)} claims; {', '.join(parts)}"

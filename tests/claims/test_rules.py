@@ -126,7 +126,8 @@ def a_claim(rule: Rule, measure: Any = lambda seeds, device: between(0, 0)) -> C
         ({"toy": (-3, -2), "real": (-3, -2)}, FAILS),
         ({"toy": (2, 3), "real": (-3, -2)}, "holds in part: toy"),
         ({"toy": (2, 3), "real": (0, 2)}, "holds in part: toy"),
-        ({"toy": (0, 2), "real": (-3, -2)}, UNDECIDED),
+        ({"toy": (0, 2), "real": (-3, -2)}, "undecided, but fails: real"),
+        ({"toy": (0, 2), "real": (0, 2)}, UNDECIDED),
     ],
 )
 def test_several_places(parts: dict[str, tuple[float, float]], verdict: str) -> None:
