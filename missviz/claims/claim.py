@@ -270,7 +270,7 @@ def verdict_of(claim: Claim, parts: Mapping[str, Evidence]) -> str:
     if len(found) == 1:
         return found.pop()
     decided = HOLDS if HOLDS in found else FAILS
-    places = ", ".join(name for name, one in each.items() if one == decided)
+    places = "; ".join(name for name, one in each.items() if one == decided)
     return f"{IN_PART}: {places}" if decided == HOLDS else f"{UNDECIDED}, but fails: {places}"
 
 
