@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: lab quick test gpu wheels check lessons stored ledger thumbnails bench
+.PHONY: lab quick test gpu wheels check lessons stored real ledger thumbnails bench
 
 lab: $(READY)  ## JupyterLab on the lessons; ARGS go to it: make lab ARGS="--no-browser"
 	$(BIN)/missviz lab $(ARGS)
@@ -43,6 +43,10 @@ lessons: $(READY)  ## write notebooks/*.ipynb from notebooks/*.py
 
 stored: $(READY)  ## run anew what ships as stored runs, and draw the gallery's thumbnails
 	$(BIN)/python -c 'from missviz.explore import stored; stored.main()'
+
+real: $(READY)  ## hours, resumed if cut: run the real network's parts anew, and ship what they gave
+	$(BIN)/missviz reproduce real-network --out real-network-results
+	$(BIN)/python -c 'from missviz.real_network.storage import store_all; store_all("real-network-results")'
 
 ledger: $(READY)  ## measure anew what changes outdated (minutes), and write the README's tables
 	$(BIN)/missviz claims run --stale --seconds 1800

@@ -13,6 +13,7 @@ from missviz.experiments.runs import Runs
 from missviz.files import write_whole
 from missviz.machine import conditions
 from missviz.provenance import code_behind
+from missviz.real_network.parts import PARTS
 
 FOLDER = Path(__file__).parent / "stored"
 PARTS_FILE = Path(__file__).with_name("parts.py")
@@ -48,19 +49,28 @@ def made(runs: Runs, device: str) -> dict[str, Any]:
     }
 
 
-def store(runs: Runs, part: str, folder: Path = FOLDER) -> None:
+def store(runs: Runs, part: str) -> None:
     """Keep `runs` in the package, in as few bytes as their figures need."""
+    folder = FOLDER / part
     steps = runs.losses.loc[runs.losses["split"] == "valid", "step"].unique()
     on_train = runs.losses["split"] == "train"
     thin = replace(runs, losses=runs.losses[~on_train | runs.losses["step"].isin(steps)])
     tables = {"losses": thin.losses, "baselines": thin.baselines, "tuning": thin.tuning}
     for name, table in tables.items():
         if table is not None:
-            write_whole(folder / part / f"{name}.csv.gz", _packed(table))
+            write_whole(folder / f"{name}.csv.gz", _packed(table))
     if runs.notes:
-        write_whole(folder / part / "notes.txt", "\n".join(runs.notes) + "\n")
+        write_whole(folder / "notes.txt", "\n".join(runs.notes) + "\n")
     settings = json.dumps(runs.settings, indent=2, ensure_ascii=False)
-    write_whole(folder / part / "settings.json", settings + "\n")
+    write_whole(folder / "settings.json", settings + "\n")
+
+
+def store_all(found: str | Path) -> list[str]:
+    """Keep what `missviz reproduce real-network --out FOUND` wrote; the names of its parts."""
+    names = [name for name in PARTS if (Path(found) / name / "settings.json").exists()]
+    for name in names:
+        store(Runs.load(Path(found) / name), name)
+    return names
 
 
 def _packed(table: pd.DataFrame) -> bytes:

@@ -135,8 +135,8 @@ def test_stored_runs_say_what_they_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(networks, "minilm", encoder)
     runs = TINY.run(device="cpu")
     runs.settings["made"] = storage.made(runs, "cpu")
-    real_network.store(runs, "tiny", tmp_path)
     monkeypatch.setattr(storage, "FOLDER", tmp_path)
+    real_network.store(runs, "tiny")
     assert real_network.stored_parts() == ["tiny"]
     back = real_network.stored("tiny")
     assert back.settings == runs.settings
@@ -147,6 +147,17 @@ def test_stored_runs_say_what_they_said(tmp_path: Path, monkeypatch: pytest.Monk
         assert kept[["method", "metric", "verdict"]].equals(whole[["method", "metric", "verdict"]])
     with pytest.raises(ValueError, match="part='huge'"):
         real_network.stored("huge")
+
+
+def test_what_a_command_wrote_is_stored_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "minilm", encoder)
+    monkeypatch.setattr(storage, "FOLDER", tmp_path / "package")
+    monkeypatch.setattr(storage, "PARTS", {"tiny": TINY, "other": TINY})
+    TINY.run(device="cpu", seeds=2, steps=2).save(tmp_path / "out" / "tiny")
+    assert storage.store_all(tmp_path / "out") == ["tiny"]
+    assert real_network.stored_parts() == ["tiny"]
 
 
 def test_what_ships_is_small_and_says_where_it_is_from() -> None:
