@@ -11,7 +11,7 @@ from pathlib import Path
 from missviz.claims.showing import markdown
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-MARKED = re.compile(r"(<!-- ledger:(?P<ids>[^>]*)-->\n).*?(\n<!-- /ledger -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- ledger:(?P<ids>[^>]*)-->\n).*?(<!-- /ledger -->)", re.DOTALL)
 """`<!-- ledger: low-rank, efficient-form -->` … `<!-- /ledger -->`; no ids stands for all."""
 
 
@@ -20,7 +20,7 @@ def rendered(text: str) -> str:
 
     def table(found: re.Match[str]) -> str:
         ids = [name.strip() for name in found["ids"].split(",") if name.strip()]
-        return f"{found[1]}{markdown(ids or None)}{found[3]}"
+        return f"{found[1]}{markdown(ids or None)}\n{found[3]}"
 
     return MARKED.sub(table, text)
 
