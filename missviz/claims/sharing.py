@@ -430,8 +430,8 @@ CLAIMS = (
         unit="share of MoS's time",
         rule=Larger(-0.05),
         because="nearly free: at most a twentieth is lost",
-        seconds=60,
+        seconds=110,
         measure=routing_overhead,
-        seeds=5,
+        seeds=20,
     ),
 )
