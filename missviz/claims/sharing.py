@@ -430,8 +430,8 @@ CLAIMS = (
         unit="share of MoS's time",
         rule=Larger(-0.05),
         because="nearly free: at most a twentieth is lost",
-        seconds=110,
+        seconds=60,
         measure=routing_overhead,
-        seeds=20,
+        seeds=5,
     ),
 )
