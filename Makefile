@@ -1,10 +1,10 @@
-# `make lab` opens the lessons; `make quick`, `make test` and `make gpu` check (CONTRIBUTING.md).
+# `make lab` opens the lessons; `make quick`, `make test`, `make claims` and `make gpu` check (CONTRIBUTING.md).
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: lab quick test gpu wheels check lessons stored real ledger thumbnails bench
+.PHONY: lab quick test claims gpu wheels check lessons stored real ledger thumbnails bench
 
 lab: $(READY)  ## JupyterLab on the lessons; ARGS go to it: make lab ARGS="--no-browser"
 	$(BIN)/missviz lab $(ARGS)
@@ -14,6 +14,9 @@ quick: $(READY)  ## lint, types, and one case of each kind: at most 90 seconds o
 
 test: $(READY)  ## everything that CI proves: at most 10 minutes on two cores; ARGS go to pytest
 	$(BIN)/python tools/steps.py test $(ARGS)
+
+claims: $(READY)  ## the ledger: what takes 20 s at most measured anew, and a mutant for each claim
+	$(BIN)/python tools/steps.py claims $(ARGS)
 
 # On a GPU, in at most 9 minutes. WHEELS=folder: by PYTHON's own torch, where nothing can be fetched.
 DEVICE ?= cuda

@@ -1,7 +1,8 @@
 """The steps of `make quick` and `make test`, one after the other, with their seconds at the end.
 
     python tools/steps.py quick      lint, types, and a thinned suite: at most 90 seconds
-    python tools/steps.py test       everything that CI proves: at most 10 minutes
+    python tools/steps.py test       all else that CI proves: at most 10 minutes
+    python tools/steps.py claims     the ledger: rows measured anew, and every row's mutant
 
 Further arguments go to pytest. A step that fails does not keep the next ones from running.
 `tools/gpu.py` runs its steps with the same functions.
@@ -139,7 +140,11 @@ def test(arguments: Sequence[str]) -> list[Step]:
     return [
         *lint(),
         # The limit is there for what hangs.
-        Step("suite", python("-m", "pytest", "-n2", "--durations=15", *arguments), limit=3000),
+        Step(
+            "suite",
+            python("-m", "pytest", "-n2", "-m", "not ledger", "--durations=15", *arguments),
+            limit=3000,
+        ),
         # Once more with every shape annotation checked. (beartype itself draws from random.)
         Step(
             "contract, shapes checked",
@@ -160,9 +165,22 @@ ENVIRONMENT = {
 }
 
 
+def claims(arguments: Sequence[str]) -> list[Step]:
+    anew = ("-m", "missviz", "claims", "run", "--check", "--seconds", "20", "--device", "cpu")
+    return [
+        # Alone on the machine: some rows are times.
+        Step("rows of at most 20 s, anew", python(*anew), limit=1800),
+        Step(
+            "each row's mutant",
+            python("-m", "pytest", "-n2", "-m", "ledger", "--durations=5", *arguments),
+            limit=1800,
+        ),
+    ]
+
+
 def main(tier: str, *arguments: str) -> int:
     outcomes = []
-    for step in {"quick": quick, "test": test}[tier](arguments):
+    for step in {"quick": quick, "test": test, "claims": claims}[tier](arguments):
         print(f"\n=== {step.name}", flush=True)
         outcomes.append(run(step, environment=ENVIRONMENT))
     print(f"\n=== make {tier}\n{table(outcomes)}")

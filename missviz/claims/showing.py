@@ -47,6 +47,9 @@ def seen(judged: Judgement) -> list[str]:
         lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more in the evidence"]
     if judged.more_seeds is not None:
         lines.append(f"About {judged.more_seeds} seeds would decide.")
+    again = judged.made.get("again")
+    if again is not None:
+        lines.append(f"Other seeds, {again['date']}: {again['verdict']}.")
     if judged.is_stale:
         lines.append(f"Stale: the code has changed since commit {judged.made.get('commit')}.")
     return lines

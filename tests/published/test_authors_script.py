@@ -8,7 +8,7 @@ import missviz as mv
 from missviz import published
 from missviz.experiments.arguments import default_methods
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ledger]
 LIMIT = 3.5
 """Standard errors of the difference of the two means."""
 SEEDS = 200
