@@ -70,9 +70,22 @@ def test_a_changed_verdict_is_said_and_a_check_keeps_nothing(path: Path) -> None
         ["small"], first_seed=10, path=path, keeping=False, device="cpu", say=said.append
     )
     assert changed == ["small"]
-    assert list(CALLS[-1]) == list(range(10, 20))
+    assert [list(seeds) for seeds in CALLS[1:]] == [list(range(10, 20))] * 3, "looked at thrice"
     assert f"{FAILS} (was: {HOLDS})" in said[-1]
     assert path.read_text() == before
+
+
+def test_a_disturbed_measurement_is_looked_at_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"small": replace(SMALL, measure=lambda seeds, device: Evidence.of(next(values)))}
+    monkeypatch.setattr(ledger, "claims", lambda: found)
+    values = iter([[50.0, 51.0], [0.0, 1.0], [50.0, 51.0]])
+    ledger.run(path=path, device="cpu", say=lambda line: None)
+    said: list[str] = []
+    assert ledger.run(path=path, keeping=False, device="cpu", say=said.append) == []
+    assert HOLDS in said[0]
+    assert "was" not in said[0]
 
 
 def test_what_other_seeds_say_stands_beside_the_evidence(path: Path) -> None:

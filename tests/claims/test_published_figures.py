@@ -78,7 +78,7 @@ def faster_july(table: pd.DataFrame) -> pd.DataFrame:
         ("tables-add-up", FAILS, doctor("miss_tables", averages_that_add_up), HOLDS),
         (
             "on-the-front",
-            f"{IN_PART}: memory, training time",
+            f"{IN_PART}: memory; training time",
             doctor("peft_benchmark", smallest_of_all),
             HOLDS,
         ),
