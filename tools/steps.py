@@ -132,7 +132,8 @@ def lint() -> list[Step]:
 
 def quick(arguments: Sequence[str]) -> list[Step]:
     # Without nbmake, which is quick in nothing, and takes a second to load in each process.
-    suite = python("-m", "pytest", "--quick", "-n2", "-p", "no:nbmake", *arguments)
+    options = ("--quick", "-n2", "-p", "no:nbmake", "-m", "not ledger")
+    suite = python("-m", "pytest", *options, *arguments)
     return [*lint(), Step("thinned suite", suite)]
 
 

@@ -736,6 +736,7 @@ def test_layers_that_the_features_do_not_depend_on_are_named() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_remembered_stands_beside_what_the_network_could_do() -> None:
     once = first_word_task()
     found = run(learning_rates=[1e-12], remembered=[once])

@@ -88,6 +88,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "minilm", encoder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_the_command_writes_each_part_and_goes_on(tmp_path: Path) -> None:
     call = [
@@ -131,6 +132,7 @@ def test_options_that_do_not_fit_are_refused(options: list[str], said: str) -> N
     assert said in found.output
 
 
+@pytest.mark.slow
 def test_stored_runs_say_what_they_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "minilm", encoder)
     runs = TINY.run(device="cpu")
@@ -149,6 +151,7 @@ def test_stored_runs_say_what_they_said(tmp_path: Path, monkeypatch: pytest.Monk
         real_network.stored("huge")
 
 
+@pytest.mark.slow
 def test_what_a_command_wrote_is_stored_part_by_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
