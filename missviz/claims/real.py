@@ -155,17 +155,20 @@ def mlp_beats_attention(runs: Mapping[str, Runs]) -> Measured:
 
 
 HOURS = 7200.0
-POINT = "a point of accuracy is what papers print tables for; 1000 test sentences give ±1.2"
+IN_POINTS: dict[str, Any] = {
+    "unit": "percentage points",
+    "rule": Larger(1.0),
+    "because": "a point of accuracy is what papers print tables for; 1000 sentences give ±1.2",
+    "seconds": HOURS,
+}
+"""A claim that some accuracy is higher."""
 CLAIMS = (
     Claim(
         id="glue-like",
         claim="MiSS is more accurate than LoRA and PiSSA on sentence classification.",
         said="MiSS v12 Table 4",
         test="MiniLM, rates tuned, equal trained numbers, test accuracy seed by seed",
-        unit="percentage points",
-        rule=Larger(1.0),
-        because=POINT,
-        seconds=HOURS,
+        **IN_POINTS,
         **contest(glue_like),
     ),
     Claim(
@@ -184,10 +187,7 @@ CLAIMS = (
         claim="Sharing shards helps to carry over what was learnt.",
         said="an open question of MiSS's readers: does it help, or harm?",
         test="trained on Rotten Tomatoes, tested elsewhere; MiSS minus LoRA, seed by seed",
-        unit="percentage points",
-        rule=Larger(1.0),
-        because=POINT,
-        seconds=HOURS,
+        **IN_POINTS,
         **measured_on(("sentiment",), transfers),
     ),
     Claim(
@@ -195,10 +195,7 @@ CLAIMS = (
         claim="MiSS forgets more than LoRA on a real network.",
         said="PEFT's MetaMathQA benchmark: four times the drift on other text",
         test="MiniLM after sentiment: probe on BBC topics, LoRA's accuracy minus MiSS's",
-        unit="percentage points",
-        rule=Larger(1.0),
-        because="a point, as everywhere here",
-        seconds=HOURS,
+        **IN_POINTS,
         **measured_on(("sentiment",), forgets_more),
     ),
     Claim(
@@ -206,10 +203,7 @@ CLAIMS = (
         claim="At equal numbers it is better to adapt the MLP than attention.",
         said="LoRA Without Regret; peft#2845",
         test="MiniLM, all of either in three layers, equal numbers, rates tuned",
-        unit="percentage points",
-        rule=Larger(1.0),
-        because=POINT,
-        seconds=HOURS / 2,
+        **IN_POINTS,
         seeds=5,
         **measured_on(("attention", "mlp"), mlp_beats_attention),
     ),
@@ -240,10 +234,7 @@ CLAIMS = (
         claim="Bat performs better than MiSS on a real network.",
         said="README of PEFT's MiSS; DiSHA v6 Table 4",
         test="MiniLM, rates tuned, equal trained numbers, test accuracy seed by seed",
-        unit="percentage points",
-        rule=Larger(1.0),
-        because=POINT,
-        seconds=HOURS,
+        **IN_POINTS,
         **contest(lambda runs: points(runs, BAT, MISS)),
     ),
     Claim(
@@ -251,10 +242,7 @@ CLAIMS = (
         claim="More rank gives a better result on a real network.",
         said="MiSS v12 Table 7",
         test="MiniLM on sentiment, LoRA r = 64 against r = 2, MiSS with as many numbers",
-        unit="percentage points",
-        rule=Larger(1.0),
-        because=POINT,
-        seconds=HOURS,
+        **IN_POINTS,
         seeds=5,
         **measured_on(("ranks",), rank_helps),
     ),
