@@ -140,7 +140,7 @@ def judge(
         found, of_runs = known
         return Judgement(claim, parts_of(found), of_runs)
     started = time.perf_counter()
-    parts = parts_of(claim.measure(chosen, place))
+    parts = _checked_parts(claim, claim.measure(chosen, place))
     made = {
         "seeds": list(chosen),
         "seconds": round(time.perf_counter() - started, 1),
@@ -148,6 +148,28 @@ def judge(
         **conditions(place),
     }
     return Judgement(claim, parts, made)
+
+
+def _checked_parts(claim: Claim, measured: Any) -> dict[str, Evidence]:
+    """What a measure gave, by place; TypeError or ValueError where that is no evidence."""
+    if not isinstance(measured, Evidence | Mapping):
+        raise TypeError(
+            f"claim {claim.id!r}: its measure gave {type(measured).__name__}; give Evidence, or "
+            "{place: Evidence}"
+        )
+    parts = parts_of(measured)
+    if not parts:
+        raise ValueError(f"claim {claim.id!r}: its measure gave no evidence")
+    for place, part in parts.items():
+        if not isinstance(part, Evidence):
+            kind = type(part).__name__
+            raise TypeError(f"claim {claim.id!r}: {place!r} is {kind}, which is no Evidence")
+        if part.n < 1 or part.low > part.high:
+            raise ValueError(
+                f"claim {claim.id!r}: evidence with n={part.n} and an interval from {part.low:g} "
+                f"to {part.high:g}"
+            )
+    return parts
 
 
 # --- What is kept -----------------------------------------------------------------------------

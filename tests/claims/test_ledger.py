@@ -145,6 +145,24 @@ def test_what_is_no_claim_is_refused() -> None:
         ledger.run(["large"])
 
 
+@pytest.mark.parametrize(
+    ("measured", "error", "message"),
+    [
+        (1.0, TypeError, "its measure gave float"),
+        ({}, ValueError, "its measure gave no evidence"),
+        ({"toy": 1.0}, TypeError, "'toy' is float"),
+        (Evidence(1, 2, 0, 3), ValueError, "an interval from 2 to 0"),
+        (Evidence(1, 0, 2, 0), ValueError, "n=0"),
+    ],
+)
+def test_what_is_no_evidence_is_refused(
+    measured: object, error: type[Exception], message: str
+) -> None:
+    claim = replace(SMALL, measure=lambda seeds, device: measured)
+    with pytest.raises(error, match=message):
+        mv.claims.judge(claim, device="cpu")
+
+
 def test_table_has_a_row_for_each_place(path: Path) -> None:
     ledger.run(["small"], path=path, device="cpu", say=lambda line: None)
     table = ledger.table(path=path)
